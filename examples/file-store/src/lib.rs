@@ -1,7 +1,8 @@
 //! A store of the scheduler in one JSON file, as an example for your own: several processes of one host share it.
 //!
 //! Each call locks the file, reads it, changes it, and replaces it with a new one: a call is a transaction, and a process that is
-//! killed leaves the old file or the new one. So a call costs as much as the file is large. A database does better.
+//! killed leaves the old file or the new one. So a call costs as much as the file is large, and blocks its thread meanwhile. A database
+//! does better.
 
 mod queue;
 
@@ -68,52 +69,24 @@ impl FileStore {
 
     /// Runs `call` as a transaction: if it fails, the file does not change. The call gets the time under the lock, so the calls of all
     /// processes see times in their order.
-    async fn transaction<T: Send + 'static>(
+    fn transaction<T>(
         &self,
-        call: impl FnOnce(&mut Tables, DateTime<Utc>) -> Result<T, StoreError> + Send + 'static,
+        call: impl FnOnce(&mut Tables, DateTime<Utc>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let (path, clock) = (Arc::clone(&self.path), Arc::clone(&self.clock));
-        // A task that blocks is not cancelled, so a transaction is never left half done.
-        let task = tokio::task::spawn_blocking(move || {
-            let lock = File::create(path.with_extension("lock")).map_err(unavailable)?;
-            lock.lock().map_err(unavailable)?;
-            let before = match fs::read(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => b"null".to_vec(),
-                read => read.map_err(unavailable)?,
-            };
-            let mut tables =
-                serde_json::from_slice::<Option<Tables>>(&before).map_err(unavailable)?.unwrap_or_default();
-            let result = call(&mut tables, clock.now())?;
-            let after = serde_json::to_vec(&tables).map_err(unavailable)?;
-            if after != before {
-                replace(&path, &after).map_err(unavailable)?;
-            }
-            Ok(result)
-        });
-        task.await.map_err(unavailable)?
-    }
-
-    /// Records a run, and releases the lease if `releases`.
-    async fn write(
-        &self,
-        lease: Option<&Lease>,
-        run: &RunRecord,
-        next: &JobState,
-        releases: bool,
-    ) -> Result<(), StoreError> {
-        let (lease, run, next, holder) = (lease.cloned(), run.clone(), next.clone(), self.holder.clone());
-        self.transaction(move |tables, _| {
-            if let Some(lease) = &lease {
-                tables.move_job(lease, &run, next)?;
-            }
-            tables.requests.retain(|request| Some(request.id) != run.request_id);
-            tables.append(run, holder);
-            if let Some(lease) = lease.filter(|_| releases) {
-                tables.release(&lease);
-            }
-            Ok(())
-        })
-        .await
+        let lock = File::create(self.path.with_extension("lock")).map_err(unavailable)?;
+        lock.lock().map_err(unavailable)?;
+        let before = match fs::read(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => b"null".to_vec(),
+            read => read.map_err(unavailable)?,
+        };
+        let tables: Option<Tables> = serde_json::from_slice(&before).map_err(unavailable)?;
+        let mut tables = tables.unwrap_or_default();
+        let result = call(&mut tables, self.clock.now())?;
+        let after = serde_json::to_vec(&tables).map_err(unavailable)?;
+        if after != before {
+            replace(&self.path, &after).map_err(unavailable)?;
+        }
+        Ok(result)
     }
 }
 
@@ -140,14 +113,8 @@ impl Tables {
         self.jobs.get_mut(&lease.job).filter(|job| job.fencing_token == lease.fencing_token)
     }
 
-    fn release(&mut self, lease: &Lease) {
-        if let Some(job) = self.claimed(lease) {
-            (job.held, job.claim_hint) = (None, lease.claim_hint.clone());
-        }
-    }
-
     /// Moves a job to its next state, unless the lease is lost or the occurrence was finished before.
-    fn move_job(&mut self, lease: &Lease, run: &RunRecord, next: JobState) -> Result<(), StoreError> {
+    fn move_job(&mut self, lease: &Lease, run: &RunRecord, next: &JobState) -> Result<(), StoreError> {
         let finishes = |run: &RunRecord| {
             matches!(run.status, RunStatus::Done | RunStatus::Dead)
                 && run.cause == RunCause::Schedule
@@ -159,7 +126,7 @@ impl Tables {
         if is_finished {
             return Err(StoreError::AlreadyFinished { job: run.job.clone(), scheduled_at: run.scheduled_at });
         }
-        job.state = next;
+        job.state = next.clone();
         // The run that a cancellation names has ended.
         self.requests.retain(|request| match request.action {
             ControlAction::Cancel { fencing_token: FencingToken(0) } => true,
@@ -171,8 +138,8 @@ impl Tables {
         Ok(())
     }
 
-    fn append(&mut self, run: RunRecord, daemon_id: String) {
-        self.runs.push_back(RunRow { run, daemon_id });
+    fn append(&mut self, run: &RunRecord, holder: &str) {
+        self.runs.push_back(RunRow { run: run.clone(), daemon_id: holder.to_owned() });
         while self.runs.len() > HISTORY {
             self.runs.pop_front();
         }
@@ -206,9 +173,9 @@ impl Tables {
 #[async_trait]
 impl Store for FileStore {
     async fn acquire(&self, job: &str, first_cursor: DateTime<Utc>) -> Result<Claim, StoreError> {
-        let (name, holder) = (job.to_owned(), self.holder.clone());
-        self.transaction(move |tables, now| {
-            let job = tables.jobs.entry(name.clone()).or_insert_with(|| Job {
+        let name = job;
+        self.transaction(|tables, now| {
+            let job = tables.jobs.entry(name.to_owned()).or_insert_with(|| Job {
                 state: JobState::at(first_cursor),
                 claim_hint: None,
                 fencing_token: FencingToken(0),
@@ -220,7 +187,7 @@ impl Store for FileStore {
                 return Ok(Claim::Busy { holder: holder.clone() });
             }
             job.fencing_token.0 += 1;
-            job.held = Some((holder, now + TTL));
+            job.held = Some((self.holder.clone(), now + TTL));
             // A pause that ended before everything that is still to be run is irrelevant.
             let since =
                 job.state.retrying.map_or(job.state.cursor, |it| it.scheduled_at.min(job.state.cursor));
@@ -231,7 +198,7 @@ impl Store for FileStore {
                 request.job == name && !matches!(request.action, ControlAction::Cancel { .. })
             };
             Ok(Claim::Held(Lease {
-                job: name.clone(),
+                job: name.to_owned(),
                 fencing_token: job.fencing_token,
                 ttl: TTL,
                 state: job.state.clone(),
@@ -240,18 +207,15 @@ impl Store for FileStore {
                 requests: tables.requests.iter().filter(to_run).cloned().collect(),
             }))
         })
-        .await
     }
 
     async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
-        let lease = lease.clone();
-        self.transaction(move |tables, now| {
-            let held = tables.claimed(&lease).and_then(|job| job.held.as_mut());
-            let (_, end) = held.filter(|(_, end)| *end > now).ok_or_else(|| lost(&lease))?;
+        self.transaction(|tables, now| {
+            let held = tables.claimed(lease).and_then(|job| job.held.as_mut());
+            let (_, end) = held.filter(|(_, end)| *end > now).ok_or_else(|| lost(lease))?;
             *end = now + TTL;
             Ok(())
         })
-        .await
     }
 
     async fn record(
@@ -260,24 +224,27 @@ impl Store for FileStore {
         run: &RunRecord,
         next: &JobState,
     ) -> Result<(), StoreError> {
-        self.write(lease, run, next, false).await
-    }
-
-    async fn finish(&self, lease: &Lease, run: &RunRecord, next: &JobState) -> Result<(), StoreError> {
-        self.write(Some(lease), run, next, true).await
+        self.transaction(|tables, _| {
+            if let Some(lease) = lease {
+                tables.move_job(lease, run, next)?;
+            }
+            tables.requests.retain(|request| Some(request.id) != run.request_id);
+            tables.append(run, &self.holder);
+            Ok(())
+        })
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
-        let lease = lease.clone();
-        self.transaction(move |tables, _| {
-            tables.release(&lease);
+        self.transaction(|tables, _| {
+            if let Some(job) = tables.claimed(lease) {
+                (job.held, job.claim_hint) = (None, lease.claim_hint.clone());
+            }
             Ok(())
         })
-        .await
     }
 
     async fn poll(&self, known: Option<i64>) -> Result<StorePoll, StoreError> {
-        self.transaction(move |tables, _| {
+        self.transaction(|tables, _| {
             let is_open = |(_, pause): &&(String, Pause)| pause.until.is_none();
             let state = ControlState {
                 revision: tables.revision,
@@ -287,12 +254,10 @@ impl Store for FileStore {
             // The clock is that of the host, which the scheduler has.
             Ok(StorePoll { now: None, changed: Some(state).filter(|state| known != Some(state.revision)) })
         })
-        .await
     }
 
     async fn request(&self, request: &ControlRequest) -> Result<ControlReceipt, StoreError> {
-        let request = request.clone();
-        self.transaction(move |tables, now| {
+        self.transaction(|tables, now| {
             let unchanged = |text: String| Ok(ControlReceipt::Unchanged(text));
             let is_ahead = tables.jobs.get(&request.job).is_some_and(|job| job.state.cursor > request.at);
             match (request.action, tables.open_pause(&request.job)) {
@@ -306,7 +271,7 @@ impl Store for FileStore {
                 (ControlAction::Resume, None) => return unchanged("it is not paused".to_owned()),
                 (ControlAction::Reset, _) if !is_ahead => return unchanged(NOT_AHEAD.to_owned()),
                 (ControlAction::Cancel { .. }, _) => {
-                    if tables.cancel(&request, now) {
+                    if tables.cancel(request, now) {
                         return unchanged("no process runs it".to_owned());
                     }
                 }
@@ -315,39 +280,34 @@ impl Store for FileStore {
             tables.revision += 1;
             Ok(ControlReceipt::Accepted)
         })
-        .await
     }
 
     async fn jobs(&self) -> Result<Vec<JobRow>, StoreError> {
         self.transaction(|tables, now| {
-            let row =
-                |(name, job): (&String, &Job)| JobRow {
-                    job: name.clone(),
-                    state: job.state.clone(),
-                    claim_hint: job.claim_hint.clone(),
-                    lease: job.held.clone().filter(|(_, end)| *end > now).map(|(holder, expires_at)| {
-                        Holder { name: holder, fencing_token: job.fencing_token, expires_at }
-                    }),
-                    paused: tables
-                        .pauses
-                        .iter()
-                        .find(|(paused, pause)| paused == name && pause.until.is_none())
-                        .map(|(_, pause)| pause.clone()),
-                    last_run: tables.runs.iter().rfind(|row| row.run.job == *name).cloned(),
-                };
+            let lease = |job: &Job| {
+                let (name, expires_at) = job.held.clone().filter(|(_, end)| *end > now)?;
+                Some(Holder { name, fencing_token: job.fencing_token, expires_at })
+            };
+            let is_open = |name: &str, pause: &Pause, job: &str| name == job && pause.until.is_none();
+            let paused = |job: &str| tables.pauses.iter().find(|(name, pause)| is_open(name, pause, job));
+            let row = |(name, job): (&String, &Job)| JobRow {
+                job: name.clone(),
+                state: job.state.clone(),
+                claim_hint: job.claim_hint.clone(),
+                lease: lease(job),
+                paused: paused(name).map(|(_, pause)| pause.clone()),
+                last_run: tables.runs.iter().rfind(|row| row.run.job == *name).cloned(),
+            };
             Ok(tables.jobs.iter().map(row).collect())
         })
-        .await
     }
 
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
-        let filter = filter.clone();
-        self.transaction(move |tables, _| {
+        self.transaction(|tables, _| {
             let limit = if filter.limit == 0 { usize::MAX } else { filter.limit as usize };
             let rows = tables.runs.iter().rev().filter(|row| filter.matches(&row.run));
             Ok(rows.take(limit).cloned().collect())
         })
-        .await
     }
 
     fn queue(self: Arc<Self>) -> Option<Arc<dyn QueueStore>> {

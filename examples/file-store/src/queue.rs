@@ -26,20 +26,20 @@ pub(super) struct Row {
 }
 
 impl Row {
-    fn new(new: NewQueuedJob, now: DateTime<Utc>) -> Self {
+    fn new(new: &NewQueuedJob, now: DateTime<Utc>) -> Self {
         let not_before = match new.time {
             QueueTime::At(at) => at,
             QueueTime::After(wait) => now + wait,
         };
         let job = QueuedJob {
             id: new.id,
-            kind: new.kind,
-            payload: new.payload,
+            kind: new.kind.clone(),
+            payload: new.payload.clone(),
             scheduled_at: not_before.trunc_subsecs(0),
             failed_attempts: 0,
             fencing_token: FencingToken(0),
         };
-        let (priority, unique_key) = (new.priority, new.unique_key);
+        let (priority, unique_key) = (new.priority, new.unique_key.clone());
         Self { job, priority, unique_key, not_before, claimed_until: None, finished_at: None }
     }
 
@@ -67,30 +67,26 @@ impl QueueStore for FileStore {
     }
 
     async fn enqueue(&self, jobs: &[NewQueuedJob]) -> Result<Vec<Uuid>, StoreError> {
-        let jobs = jobs.to_vec();
-        self.transaction(move |tables, now| {
+        self.transaction(|tables, now| {
             let mut added = Vec::new();
             for new in jobs {
-                if !tables.queue.contains_key(&new.id) && !tables.queue.values().any(|row| row.has_key(&new))
-                {
+                if !tables.queue.contains_key(&new.id) && !tables.queue.values().any(|row| row.has_key(new)) {
                     added.push(new.id);
                     tables.queue.insert(new.id, Row::new(new, now));
                 }
             }
             Ok(added)
         })
-        .await
     }
 
     async fn claim(&self, limits: &[(String, u32)]) -> Result<Vec<QueuedJob>, StoreError> {
-        let limits = limits.to_vec();
-        self.transaction(move |tables, now| {
+        self.transaction(|tables, now| {
             let mut claimed = Vec::new();
             for (kind, limit) in limits {
                 let rows = tables.queue.values_mut();
-                let mut due: Vec<_> = rows.filter(|row| row.job.kind == kind && row.is_free(now)).collect();
+                let mut due: Vec<_> = rows.filter(|row| row.job.kind == *kind && row.is_free(now)).collect();
                 due.sort_by_key(|row| (Reverse(row.priority), row.not_before, row.job.id));
-                for row in due.into_iter().take(limit as usize) {
+                for row in due.into_iter().take(*limit as usize) {
                     // An earlier claim that is still in the row expired without a result.
                     row.job.failed_attempts += u32::from(row.claimed_until.is_some());
                     row.job.fencing_token.0 += 1;
@@ -100,53 +96,47 @@ impl QueueStore for FileStore {
             }
             Ok(claimed)
         })
-        .await
     }
 
     async fn renew_claims(&self, claims: &[(Uuid, FencingToken)]) -> Result<Vec<Uuid>, StoreError> {
-        let claims = claims.to_vec();
-        self.transaction(move |tables, now| {
+        self.transaction(|tables, now| {
             let mut held = Vec::new();
             for (id, fencing_token) in claims {
-                let row = tables.queue.get_mut(&id).filter(|row| row.is_claimed_under(fencing_token));
+                let row = tables.queue.get_mut(id).filter(|row| row.is_claimed_under(*fencing_token));
                 if let Some(row) = row.filter(|row| row.claimed_until.is_some_and(|end| end > now)) {
                     row.claimed_until = Some(now + TTL);
-                    held.push(id);
+                    held.push(*id);
                 }
             }
             Ok(held)
         })
-        .await
     }
 
     async fn settle(&self, results: &[QueueResult]) -> Result<Vec<Uuid>, StoreError> {
-        let (results, holder) = (results.to_vec(), self.holder.clone());
-        self.transaction(move |tables, now| {
+        self.transaction(|tables, now| {
             let mut written = Vec::new();
             for QueueResult { id, run, next } in results {
-                let row = tables.queue.get_mut(&id);
+                let row = tables.queue.get_mut(id);
                 let Some(row) = row.filter(|row| row.is_claimed_under(run.fencing_token)) else { continue };
                 row.claimed_until = None;
-                match next {
+                match *next {
                     QueueNext::Finished => row.finished_at = Some(now),
                     QueueNext::Again { after, failed_attempts } => {
                         (row.job.failed_attempts, row.not_before) = (failed_attempts, now + after);
                     }
                 }
-                tables.append(run, holder.clone());
-                written.push(id);
+                tables.append(run, &self.holder);
+                written.push(*id);
             }
             Ok(written)
         })
-        .await
     }
 
     async fn prune(&self, age: Duration) -> Result<u64, StoreError> {
-        self.transaction(move |tables, now| {
+        self.transaction(|tables, now| {
             let before = tables.queue.len();
             tables.queue.retain(|_, row| row.finished_at.is_none_or(|at| at + age >= now));
             Ok((before - tables.queue.len()) as u64)
         })
-        .await
     }
 }
