@@ -33,26 +33,32 @@ async fn run(job: u64) -> Result<(), BoxDynError> {
     Ok(())
 }
 
+/// Starts a worker of `$backend`. It is not a function, whose bounds on the types of apalis would be longer than this.
+macro_rules! work {
+    ($database:expr, $storage:expr, $backend:expr, $finished:literal) => {{
+        let worker = WorkerBuilder::new("peers").backend($backend).parallelize(tokio::spawn).build(run);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let runtime = Handle::current();
+        // The compiler cannot prove that this future is `Send`, so it has its own thread; its jobs run on the runtime.
+        let worker = tokio::task::spawn_blocking(move || {
+            runtime.block_on(async move {
+                tokio::select! {
+                    ended = worker.run() => ended.expect("the worker does not fail"),
+                    _ = stopped => {}
+                }
+            });
+        });
+        Apalis { database: $database, storage: $storage, worker, stop, finished: $finished }
+    }};
+}
+
 pub(super) async fn start_postgres(database: &TestDatabase) -> Apalis<'_, PostgresStorage<u64>> {
     let pool = sqlx::PgPool::connect(database.url()).await.expect("the database answers");
     PostgresStorage::setup(&pool).await.expect("the tables are created");
     let config = apalis_postgres::Config::default().queue("peers").batch_size(BATCH).lock_tasks(false);
     let storage = PostgresStorage::<u64>::new(&pool).with_config(config);
     let backend = storage.clone().with_pubsub().poll_with_strategy(Strategy::new().interval(POLL_INTERVAL));
-    let worker = WorkerBuilder::new("peers").backend(backend).parallelize(tokio::spawn).build(run);
-    let (stop, stopped) = oneshot::channel::<()>();
-    let runtime = Handle::current();
-    // The compiler cannot prove that this future is `Send`, so it has its own thread; its jobs run on the runtime.
-    let worker = tokio::task::spawn_blocking(move || {
-        runtime.block_on(async move {
-            tokio::select! {
-                ended = worker.run() => ended.expect("the worker does not fail"),
-                _ = stopped => {}
-            }
-        });
-    });
-    let finished = "SELECT count(*) FROM apalis.jobs WHERE status = 'Done'";
-    Apalis { database, storage, worker, stop, finished }
+    work!(database, storage, backend, "SELECT count(*) FROM apalis.jobs WHERE status = 'Done'")
 }
 
 pub(super) async fn start_sqlite(database: &TestDatabase) -> Apalis<'_, SqliteStorage<u64>> {
@@ -62,20 +68,7 @@ pub(super) async fn start_sqlite(database: &TestDatabase) -> Apalis<'_, SqliteSt
     let storage = SqliteStorage::<u64>::new(&pool).with_config(config);
     let strategy = Strategy::new().stream(listener.ready_chunks(BATCH)).interval(POLL_INTERVAL);
     let backend = storage.clone().poll_with_strategy(strategy);
-    let worker = WorkerBuilder::new("peers").backend(backend).parallelize(tokio::spawn).build(run);
-    let (stop, stopped) = oneshot::channel::<()>();
-    let runtime = Handle::current();
-    // The compiler cannot prove that this future is `Send`, so it has its own thread; its jobs run on the runtime.
-    let worker = tokio::task::spawn_blocking(move || {
-        runtime.block_on(async move {
-            tokio::select! {
-                ended = worker.run() => ended.expect("the worker does not fail"),
-                _ = stopped => {}
-            }
-        });
-    });
-    let finished = "SELECT count(*) FROM Jobs WHERE status = 'Done'";
-    Apalis { database, storage, worker, stop, finished }
+    work!(database, storage, backend, "SELECT count(*) FROM Jobs WHERE status = 'Done'")
 }
 
 impl<S> Queue for Apalis<'_, S>
