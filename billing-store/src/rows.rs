@@ -108,7 +108,8 @@ pub(crate) fn claim_hint(row: &QueryResult) -> Result<Option<ClaimHint>, DbErr> 
     let at = |column| row.try_get::<Option<i64>>("", column)?.map(instant).transpose();
     let replaced: Option<String> = row.try_get("", "replaced_schedules")?;
     let replaced = replaced.map_or(Ok(Vec::new()), |replaced| serde_json::from_str(&replaced));
-    let replaced = replaced.map_err(|error| DbErr::Type(format!("cannot decode replaced_schedules: {error}")))?;
+    let replaced =
+        replaced.map_err(|error| DbErr::Type(format!("cannot decode replaced_schedules: {error}")))?;
     Ok(Some(ClaimHint {
         schedule,
         next_at: at("next_at")?,

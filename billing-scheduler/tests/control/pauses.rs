@@ -182,7 +182,11 @@ async fn schedule_edited_during_pause_is_claimed_twice() {
     for minute in 31..40 {
         world.tick_at(&format!("13:{minute}:30")).await;
     }
-    assert_eq!(next_fencing_token(&world).await, before + 3, "one claim stores the edit, another one decides");
+    assert_eq!(
+        next_fencing_token(&world).await,
+        before + 3,
+        "one claim stores the edit, another one decides"
+    );
     world.tick_at("14:40:00").await;
     world.control.resume("job", None).await.unwrap();
     world.two_seconds().await;

@@ -289,6 +289,7 @@ impl World {
                     let from = run.range.map_or(run.scheduled_at, |range| range.from);
                     run.job == "latest"
                         && run.cause == RunCause::Schedule
+                        && run.status != RunStatus::Rescheduled
                         && (from..=run.scheduled_at).contains(at)
                         && (run.status != RunStatus::Interrupted || is_cancelled(run))
                 };
