@@ -38,7 +38,7 @@ pub struct SeaOrmStore {
     dedicated: DedicatedConnection,
     /// The connection of the thread that renews leases, opened there at the first renewal.
     renewals: OnceCell<DatabaseConnection>,
-    database: Database,
+    pub(crate) database: Database,
     pub(crate) holder: String,
     pub(crate) ttl: Duration,
     clock: Arc<dyn Clock>,

@@ -4,15 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use billing_scheduler::{
-    Clock, JobContext, JobError, NewQueuedJob, Occurrence, Outcome, QueueStore, QueueTime, RunFilter,
-    RunRecord, RunStatus, Scheduler, StopHandle, Store, SystemClock,
+    Clock, JobContext, JobError, ManualClock, NewQueuedJob, Occurrence, Outcome, QueueNext, QueueResult,
+    QueueStore, QueueTime, QueuedJob, RunCause, RunFilter, RunRecord, RunStatus, Scheduler, StopHandle,
+    Store, SystemClock,
     conformance::{QueueHarness, check_queue},
     run_due,
 };
 use billing_store::{Database, Pool, SeaOrmStore, begin, queue};
-use billing_test_support::{Db, on_every_engine, on_variants};
+use billing_test_support::{Db, eventually, on_every_engine, on_variants};
 use chrono::DateTime;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend};
+use tokio::sync::mpsc;
 
 use crate::daemon::fetch;
 
@@ -53,6 +55,74 @@ async fn job_shares_transactions_of_application(db: &Db) {
     let run = &runs[0].run;
     assert_eq!((run.status, run.items, run.attempt), (RunStatus::Done, 3, 1));
     assert!(run.finished_at > run.started_at, "the worker knows when the run started");
+}
+
+/// The clock of the worker does not move, so it never polls again: notifications alone wake it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commit_wakes_workers_of_other_processes() {
+    let db = Db::postgres().await;
+    let (sender, mut ran) = mpsc::unbounded_channel();
+    let builder =
+        Scheduler::builder().store(store(&db, "worker").await).clock(ManualClock::at(DateTime::UNIX_EPOCH));
+    let worker = builder.queue_job("note", move |_, number: u32| {
+        let sender = sender.clone();
+        async move { sender.send(number).map_err(JobError::retry) }
+    });
+    let worker = worker.start().expect("no job is invalid");
+    let listens = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN %'";
+    eventually("the worker listens", async || (fetch(&db, listens).await == "true").then_some(())).await;
+    let pool = pool(&db).await;
+    // The connection wakes it once as well.
+    for number in 0..4 {
+        let txn = begin(&pool).await.expect("a transaction begins");
+        let job = NewQueuedJob::new("note", serde_json::json!(number));
+        queue::enqueue_in(&txn, &[job]).await.expect("it is added");
+        txn.commit().await.expect("it commits");
+        let started = tokio::time::timeout(Duration::from_mins(1), ran.recv()).await;
+        assert_eq!(started.expect("the worker is woken"), Some(number));
+    }
+    worker.run_until(async {}).await;
+}
+
+/// Finished jobs are kept for a day, and statistics are often older than the jobs that wait: neither costs time for each job.
+#[tokio::test]
+async fn claims_and_results_read_their_jobs_only() {
+    const JOBS: u32 = 500;
+    let db = Db::postgres().await;
+    db.execute(
+        "INSERT INTO scheduler_queue (id, kind, payload, scheduled_at, not_before, fencing_token, holder, finished_at)
+         SELECT gen_random_uuid(), 'note', '1', now(), now(), 1, 'one', now() FROM generate_series(1, 5000); ANALYZE scheduler_queue",
+    )
+    .await;
+    let store = store(&db, "one").await;
+    let jobs: Vec<_> = (0..JOBS).map(|job| NewQueuedJob::new("note", serde_json::json!(job))).collect();
+    store.enqueue(&jobs).await.expect("they are added");
+    let claimed = store.claim(&[("note".to_owned(), JOBS)]).await.expect("they are claimed");
+    let claims: Vec<_> = claimed.iter().map(|job| (job.id, job.fencing_token)).collect();
+    assert_eq!(store.renew_claims(&claims).await.expect("they are held").len(), jobs.len());
+    let results: Vec<_> = claimed.iter().map(done).collect();
+    assert_eq!(store.settle(&results).await.expect("they are recorded").len(), jobs.len());
+    // The claim, the renewal and the result are three updates.
+    let is_counted = "SELECT n_tup_upd >= 1500 FROM pg_stat_user_tables WHERE relname = 'scheduler_queue'";
+    eventually("the reads are counted", async || {
+        store.late(SystemClock.now()).await.expect("the store is available");
+        (fetch(&db, is_counted).await == "true").then_some(())
+    })
+    .await;
+    let reads = "SELECT ((SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'scheduler_queue')
+                      + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = 'scheduler_queue'))::bigint";
+    let reads: u32 = fetch(&db, reads).await.parse().expect("a number");
+    assert!(reads < 20 * JOBS, "{reads} rows were read for {JOBS} jobs");
+}
+
+fn done(job: &QueuedJob) -> QueueResult {
+    let run = RunRecord {
+        fencing_token: job.fencing_token,
+        attempt: 1,
+        request_id: Some(job.id),
+        ..RunRecord::new(&job.kind, job.scheduled_at, RunStatus::Done, RunCause::Queue, SystemClock.now())
+    };
+    QueueResult { id: job.id, run, next: QueueNext::Finished }
 }
 
 /// A run whose claim was lost changes nothing.

@@ -1,5 +1,6 @@
 //! The queue of one-off jobs in a database. A job has one row; a claim of it has a fencing token and an end by the database's clock.
 
+mod listener;
 mod sql;
 
 use std::time::Duration;
@@ -25,7 +26,8 @@ use crate::{
 /// The number of jobs that one call removes at most.
 const PRUNED: i64 = 10_000;
 
-/// Adds jobs within a transaction of the application: they become due with its commit. Returns the ids of those that were added.
+/// Adds jobs within a transaction of the application: they become due with its commit, which wakes the workers on PostgreSQL. Returns
+/// the ids of those that were added.
 ///
 /// The transaction must be of a database that has the tables of [`migrations`](crate::migrations).
 ///
@@ -83,6 +85,10 @@ impl QueueStore for SeaOrmStore {
         let sql = sql::enqueue(self.dialect());
         let rows = query_all(&self.db, self.statement(&sql, [encode(jobs).into()])).await;
         rows.and_then(|rows| ids(&rows)).map_err(unavailable)
+    }
+
+    async fn listen(&self, added: &(dyn Fn() + Send + Sync)) {
+        listener::listen(&self.database, added).await;
     }
 
     async fn claim(&self, limits: &[(String, u32)]) -> Result<Vec<QueuedJob>, StoreError> {

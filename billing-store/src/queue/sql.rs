@@ -1,5 +1,6 @@
 //! The texts of the queue's statements. The jobs of a call are one parameter, a JSON array.
 
+use super::listener::CHANNEL;
 use crate::dialect::Dialect;
 
 /// The columns of a claimed job, as [`claim`] returns them.
@@ -47,12 +48,20 @@ pub(super) fn enqueue(dialect: Dialect) -> String {
         let wait = "clock_timestamp() + r.after * interval '1 microsecond'";
         (format!("coalesce({}, {wait})", dialect.at("r.at")), "date_trunc('second', due)")
     };
-    format!(
+    let insert = format!(
         "INSERT INTO scheduler_queue (id, kind, payload, scheduled_at, not_before, priority, unique_key)
          SELECT id, kind, {payload}, {second}, due, priority, unique_key FROM (SELECT r.*, {due} AS due FROM {rows}) AS d WHERE true
              ON CONFLICT DO NOTHING RETURNING {id} AS id",
         payload = dialect.cast("payload", "jsonb"),
         id = dialect.cast("id", "text"),
+    );
+    if dialect.is_sqlite() {
+        return insert;
+    }
+    // The commit sends one notification if one of the jobs is due.
+    format!(
+        "WITH added AS ({insert}, not_before)
+         SELECT id, (SELECT pg_notify('{CHANNEL}', '')::text FROM added WHERE not_before <= clock_timestamp() LIMIT 1) FROM added"
     )
 }
 
@@ -82,7 +91,8 @@ pub(super) fn claim(dialect: Dialect) -> String {
     // Another process claims jobs at the same time: each skips the rows that the other has locked.
     format!(
         "WITH due AS MATERIALIZED (SELECT d.id FROM {rows} CROSS JOIN LATERAL ({due} FOR UPDATE SKIP LOCKED) d)
-         UPDATE scheduler_queue q SET {hold} FROM due WHERE q.id = due.id RETURNING {columns}",
+         UPDATE scheduler_queue q SET {hold} WHERE {claimed} RETURNING {columns}",
+        claimed = found("due"),
         rows = rows(dialect, &[("kind", "text"), ("free", "bigint")]),
         due = due("r.kind", "r.free"),
     )
@@ -94,12 +104,28 @@ fn each(conditions: &str, end: &str) -> String {
     format!("CROSS JOIN LATERAL (SELECT q.id FROM scheduler_queue q WHERE {conditions} {end}) q")
 }
 
+/// Returns the condition for a job `q` whose id is in the relation `ids`, for PostgreSQL. A planner that joins them reads the whole table,
+/// in which finished jobs are kept.
+fn found(ids: &str) -> String {
+    format!("q.id = ANY (ARRAY(SELECT id FROM {ids}))")
+}
+
+/// Returns the condition for an unfinished job of a known id. PostgreSQL must not recognize the one of the index of due jobs: if the
+/// statistics are older than the jobs, the planner expects it to be empty, and reads all of it for each job.
+fn unfinished(dialect: Dialect, table: &str) -> String {
+    match dialect {
+        Dialect::Sqlite => format!("{table}finished_at IS NULL"),
+        Dialect::Postgres => format!("num_nulls({table}finished_at) = 1"),
+    }
+}
+
 /// Returns the renewal of claims of the process `$2` for `$3` milliseconds, which returns the ids of those that are held.
 pub(super) fn renew_claims(dialect: Dialect) -> String {
     let rows = rows(dialect, &[("id", "uuid"), ("token", "bigint")]);
     let (now, end) = (dialect.now(), dialect.in_ms("$3"));
     let held = format!(
-        "q.id = r.id AND q.fencing_token = r.token AND q.holder = $2 AND q.finished_at IS NULL AND q.expires_at > {now}"
+        "q.id = r.id AND q.fencing_token = r.token AND q.holder = $2 AND {unfinished} AND q.expires_at > {now}",
+        unfinished = unfinished(dialect, "q."),
     );
     if dialect.is_sqlite() {
         return format!(
@@ -110,9 +136,10 @@ pub(super) fn renew_claims(dialect: Dialect) -> String {
     // for it would delay all others.
     format!(
         "WITH free AS MATERIALIZED (SELECT q.id FROM {rows} {free}),
-              renewed AS (UPDATE scheduler_queue q SET expires_at = {end} FROM free WHERE q.id = free.id)
+              renewed AS (UPDATE scheduler_queue q SET expires_at = {end} WHERE {renewed})
          SELECT q.id::text AS id FROM {rows} {all}",
         free = each(&held, "FOR UPDATE SKIP LOCKED"),
+        renewed = found("free"),
         all = each(&held, "OFFSET 0"),
     )
 }
@@ -158,8 +185,10 @@ pub(super) fn settle(dialect: Dialect) -> Settle {
             SET expires_at = NULL, failed_attempts = r.failed, not_before = coalesce({later}, q.not_before),
                 finished_at = CASE WHEN r.after IS NULL THEN {now} END"
     );
-    let held = "q.id = r.id AND q.fencing_token = r.token AND q.holder = $2 AND q.expires_at IS NOT NULL
-                AND q.finished_at IS NULL";
+    let held = &format!(
+        "q.id = r.id AND q.fencing_token = r.token AND q.holder = $2 AND q.expires_at IS NOT NULL AND {}",
+        unfinished(dialect, "q.")
+    );
     // What this call has changed; what an earlier call changed whose answer was lost; and what the run finished in its transaction.
     let settled = "q.id = r.id AND q.fencing_token = r.token AND q.holder = $2 AND q.expires_at IS NULL";
     let columns = format!(
@@ -185,11 +214,13 @@ pub(super) fn settle(dialect: Dialect) -> Settle {
     let update = format!(
         "WITH r AS MATERIALIZED (SELECT * FROM {rows}),
               held AS MATERIALIZED (SELECT r.id, r.after, r.failed FROM r {held}),
-              updated AS ({change} FROM held AS r WHERE q.id = r.id RETURNING q.id, q.fencing_token AS token),
-              settled AS (SELECT id, token FROM updated UNION SELECT r.id, r.token FROM r {settled}),
+              updated AS ({change} FROM held AS r WHERE q.id = r.id AND {found} RETURNING q.id, q.fencing_token AS token),
+              settled AS (SELECT id, token FROM updated UNION ALL SELECT r.id, r.token FROM {others} AS r {settled}),
               recorded AS ({insert} SELECT {columns} FROM r JOIN settled s ON s.id = r.id AND s.token = r.token {figures})
          SELECT id::text AS id FROM settled",
         held = each(held, "FOR UPDATE"),
+        found = found("held"),
+        others = "(SELECT * FROM r WHERE NOT EXISTS (SELECT 1 FROM updated u WHERE u.id = r.id))",
         settled = each(settled, "OFFSET 0"),
     );
     Settle { update, record: None }
@@ -203,8 +234,9 @@ pub(super) fn finish(dialect: Dialect) -> [String; 2] {
     [
         format!(
             "UPDATE scheduler_queue SET finished_at = {}, expires_at = NULL
-              WHERE id = {id} AND fencing_token = $2 AND finished_at IS NULL AND expires_at IS NOT NULL",
-            dialect.now()
+              WHERE id = {id} AND fencing_token = $2 AND {} AND expires_at IS NOT NULL",
+            dialect.now(),
+            unfinished(dialect, ""),
         ),
         format!(
             "INSERT INTO scheduler_runs (id, job, scheduled_at, status, cause, attempt, fencing_token, daemon_id, started_at,

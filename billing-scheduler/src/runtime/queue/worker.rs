@@ -44,7 +44,7 @@ const BATCH: usize = 1_000;
 /// Runs the jobs of a store whose kinds it has. Several processes may share the store.
 pub(crate) struct Queue {
     pub(super) store: Arc<dyn QueueStore>,
-    /// Wakes the worker, because this process has added jobs.
+    /// Wakes the worker, because jobs were added.
     pub(super) added: Notify,
     /// Wakes the worker, because results are recorded and no longer hold back claims.
     recorded: Notify,
@@ -126,8 +126,9 @@ impl Queue {
             ended.send_replace(true);
             abandoned
         };
-        // Each of them ends between two calls of the store: none is cancelled.
-        let (abandoned, ()) = tokio::join!(work, self.prune_until(ended.subscribe()));
+        // Each of them ends between two calls of the store: none but the listener is cancelled.
+        let (abandoned, (), ()) =
+            tokio::join!(work, self.prune_until(ended.subscribe()), self.listen_until(ended.subscribe()));
         self.claims.clear();
         abandoned
     }
@@ -312,6 +313,19 @@ impl Queue {
             Err(error) => warn!("cannot renew the claims of queued jobs: {error}; retrying"),
         }
         Some(ttl)
+    }
+
+    async fn listen_until(&self, mut ended: watch::Receiver<bool>) {
+        let added = || self.added.notify_one();
+        let listen = async {
+            self.store.listen(&added).await;
+            // Without a listener, polls find the jobs.
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            _ = ended.wait_for(|ended| *ended) => {}
+            () = listen => {}
+        }
     }
 
     async fn prune_until(&self, mut ended: watch::Receiver<bool>) {

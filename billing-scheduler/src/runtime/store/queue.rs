@@ -41,6 +41,13 @@ pub trait QueueStore: Send + Sync + 'static {
     /// [`StoreError::Unavailable`] if it is unknown whether the results were written. The call can be repeated: it writes no row twice.
     async fn settle(&self, results: &[QueueResult]) -> Result<Vec<Uuid>, StoreError>;
 
+    /// Calls `added` when any process may have added a job that is due, and runs until it is dropped. It saves the worker the wait for
+    /// its next poll, and may miss jobs. The default never calls it.
+    async fn listen(&self, added: &(dyn Fn() + Send + Sync)) {
+        let _ = added;
+        std::future::pending::<()>().await;
+    }
+
     /// Removes jobs that were finished longer than `age` ago, and returns their number. Their runs stay in the history.
     async fn prune(&self, age: Duration) -> Result<u64, StoreError>;
 }
