@@ -26,7 +26,7 @@ pub const SQLITE_LOG_PAGES: u32 = 16_384;
 
 /// The page cache of a writer, in KiB as a negative number: it holds the pages that one batch reads and changes. With a smaller one,
 /// pages would be written several times before the commit.
-const SQLITE_WRITER_CACHE: &str = "-16384";
+const SQLITE_WRITER_CACHE: &str = "-8192";
 
 /// Returns a connection for one task that writes much, until it is closed. On SQLite it is a separate one: the page cache of a
 /// connection becomes invalid when another connection writes. Its commits do not write back the log: see [`checkpoint`].

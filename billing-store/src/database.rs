@@ -31,7 +31,7 @@ const FIRST_OPEN_INTERVAL: Duration = Duration::from_millis(50);
 /// The time limit for opening a connection, and for waiting for one of the pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The page cache of an SQLite connection, in KiB as a negative number. What it does not hold is in the cache of the system.
-const SQLITE_CACHE: &str = "-8192";
+const SQLITE_CACHE: &str = "-4096";
 /// The number of rows that SQLite's thread reads ahead. Each time it waits for the reader, two threads must be woken.
 const SQLITE_ROWS: usize = 1_024;
 /// The time that a writer waits for another transaction on SQLite.

@@ -144,6 +144,7 @@ CREATE TABLE IF NOT EXISTS billing_standings (
     evaluated_at INTEGER NOT NULL,
     CHECK ((state = 'exhausted') = (exhausted_at IS NOT NULL))
 ) STRICT;
+CREATE INDEX IF NOT EXISTS billing_standings_by_state ON billing_standings (state);
 CREATE INDEX IF NOT EXISTS billing_standings_watched ON billing_standings (organization_id) WHERE watched;
 
 -- The notices of the prepaid policy: each level at most once in an episode.
