@@ -142,7 +142,9 @@ async fn read(
         .await?;
     // The meter of a charged instance is never deleted.
     let last = match meter {
-        Some(_) => last_charge(txn, id, at.unwrap_or(DateTime::<Utc>::MAX_UTC), i64::MAX).await?,
+        Some(Instant(watermark)) => {
+            last_charge(txn, id, at.unwrap_or(DateTime::<Utc>::MAX_UTC), watermark, i64::MAX).await?
+        }
         None => None,
     };
     let charge = match last {
@@ -200,8 +202,60 @@ fn end(charge: &billing_charges::Model) -> DateTime<Utc> {
     charge.period_start.0 + TimeDelta::hours(i64::from(charge.hours))
 }
 
-/// Reads the newest charge that begins at `until` or before, in the batch with the id `newest` or an older one.
+/// The number of hours before a known end in which a charge is searched by its key.
+const HOURS_BY_KEY: i64 = 24;
+
+/// Reads the newest charge that begins at `until` or before, in the batch with the id `newest` or an older one. The charges of an
+/// instance follow each other in whole hours, mostly up to `end`, and none begins there or later.
 async fn last_charge(
+    txn: &Transaction,
+    instance: Uuid,
+    until: DateTime<Utc>,
+    end: DateTime<Utc>,
+    newest: i64,
+) -> Result<Option<billing_charges::Model>, DbErr> {
+    match covering_charge(txn, instance, until, end, newest).await? {
+        Some(charge) => Ok(Some(charge)),
+        None => newest_charge(txn, instance, until, newest).await,
+    }
+}
+
+/// Reads the charge of the hour `until` by its key, as far as charges follow each other up to `end`. The key of PostgreSQL begins with the
+/// start of the period, so a search by instance would read the charges of all instances. Periods do not overlap: no other charge begins
+/// between the start of this one and `until`.
+async fn covering_charge(
+    txn: &Transaction,
+    instance: Uuid,
+    until: DateTime<Utc>,
+    end: DateTime<Utc>,
+    newest: i64,
+) -> Result<Option<billing_charges::Model>, DbErr> {
+    if txn.get_database_backend() == DbBackend::Sqlite {
+        return Ok(None);
+    }
+    let until = until.min(end - TimeDelta::microseconds(1));
+    let hour = TimeDelta::hours(1);
+    // The last start of an hour that is not later than `until`.
+    let hours = (end - until - TimeDelta::microseconds(1)).num_hours() + 1;
+    let start = (end - hour * i32::try_from(hours).unwrap_or(i32::MAX)).timestamp_micros();
+    let sql = format!(
+        "SELECT * FROM billing_charges
+          WHERE instance_id = $1::uuid AND batch_id <= $3 AND period_start = ANY (ARRAY(
+                SELECT timestamptz 'epoch' + $2 * interval '1 microsecond' - hours * interval '1 hour'
+                  FROM generate_series(0, {}) AS hours))",
+        HOURS_BY_KEY - 1
+    );
+    let values: [Value; 3] = [instance.to_string().into(), start.into(), newest.into()];
+    let query = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
+    let charges = billing_charges::Entity::find().from_raw_sql(query).all(txn).await?;
+    Ok(charges
+        .into_iter()
+        .max_by_key(|charge| charge.period_start.0)
+        .filter(|charge| until < self::end(charge)))
+}
+
+/// Reads the newest charge that begins at `until` or before, wherever it is.
+async fn newest_charge(
     txn: &Transaction,
     instance: Uuid,
     until: DateTime<Utc>,
@@ -236,7 +290,7 @@ async fn charge_view(
 ) -> Result<ChargeView, DbErr> {
     let Instant(start) = charge.period_start;
     let just_before = start - TimeDelta::microseconds(1);
-    let before = last_charge(txn, charge.instance_id.0, just_before, charge.batch_id).await?;
+    let before = last_charge(txn, charge.instance_id.0, just_before, start, charge.batch_id).await?;
     let carry_before = before.map_or(0, |before| before.carry);
     let owed = i128::from(carry_before) + i128::from(charge.rate) * i128::from(charge.hours);
     let taken = i128::from(charge.amount) * 73_000 + i128::from(charge.carry);
