@@ -118,6 +118,19 @@ pub struct SeenRate {
     pub rate: HourlyRate,
 }
 
+/// A price that differs from the one that runs saw last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PriceChange {
+    /// The plan's own id.
+    pub plan: String,
+    /// The frequency of the backups that both rates include.
+    pub backups: Backups,
+    /// The rate that runs saw last.
+    pub before: Rate,
+    /// The current rate.
+    pub now: Rate,
+}
+
 /// Prices that no run saw before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewRates {
@@ -216,6 +229,17 @@ impl PriceList {
             }
         }
         new
+    }
+
+    /// The current prices that differ from those that runs saw last.
+    #[must_use]
+    pub fn changes(&self) -> Vec<PriceChange> {
+        let change = |SeenRate { plan, backups, rate, .. }: SeenRate| {
+            let seen = &self.plans[self.by_id[&plan]].seen[backups as usize];
+            let before = seen.as_ref()?.latest().total;
+            Some(PriceChange { plan, backups, before, now: rate.total })
+        };
+        self.unseen(Micros::MIN).changed.into_iter().filter_map(change).collect()
     }
 
     /// The rates of an instance that no run has priced: those that its plan had when runs saw it, and the one of `now`. Hours before
@@ -472,6 +496,17 @@ mod tests {
             seen("backed-up", Backups::Weekly, 10, hourly(6_095_000, 1_095_000)),
             seen("backed-up", Backups::Daily, 10, hourly(6_095_000, 1_095_000)),
         ]);
+        let changed = |plan: &str, backups, before, now| PriceChange {
+            plan: plan.to_owned(),
+            backups,
+            before: Rate(before),
+            now: Rate(now),
+        };
+        let changes = [
+            changed("backed-up", Backups::Daily, 6_095_000, 7_190_000),
+            changed("dearer", Backups::None, 5_000_000, 6_000_000),
+        ];
+        assert_eq!(list.changes(), changes);
         // The clock was set back before `dearer` was seen last.
         for (now, at) in [(30, 30), (15, 21)] {
             let new = list.unseen(now);

@@ -12,8 +12,12 @@ mod views;
 
 use std::time::Duration;
 
-use billing_jobs::{BILLING_JOB, PREPAID_KIND, PrepaidParams};
+use billing_jobs::{
+    BILLING_JOB, PREPAID_KIND, PrepaidParams,
+    billing::{BillingParams, BillingSettings},
+};
 use billing_scheduler::JobSpec;
+use serde::de::DeserializeOwned;
 
 pub use halt::HaltView;
 pub use prepaid::{DeadDeliveries, PrepaidStatus};
@@ -37,6 +41,8 @@ pub struct Expected {
     pub billing_interval: Option<Duration>,
     /// Whether the panel's own billing is switched off.
     pub panel_billing: PanelBilling,
+    /// How the fleet is billed.
+    pub billing: BillingSettings,
     /// The parameters of the prepaid policy.
     pub prepaid: PrepaidParams,
 }
@@ -55,16 +61,19 @@ impl Expected {
 
 impl From<&Config> for Expected {
     fn from(config: &Config) -> Self {
+        let billing: BillingParams = params_of(config, BILLING_JOB);
         Self {
             jobs: config.jobs.iter().map(|(spec, _)| spec.clone()).collect(),
             billing_interval: config.billing_interval,
             panel_billing: config.daemon.panel_billing,
-            prepaid: config
-                .jobs
-                .iter()
-                .find(|(spec, _)| spec.kind == PREPAID_KIND)
-                .and_then(|(_, params)| serde_json::from_value(params.clone()).ok())
-                .unwrap_or_default(),
+            billing: BillingSettings::from(&billing).at_interval(config.billing_interval_or_default()),
+            prepaid: params_of(config, PREPAID_KIND),
         }
     }
+}
+
+/// The parameters of the first job of this kind; the defaults if there is none.
+fn params_of<T: DeserializeOwned + Default>(config: &Config, kind: &str) -> T {
+    let job = config.jobs.iter().find(|(spec, _)| spec.kind == kind);
+    job.and_then(|(_, params)| serde_json::from_value(params.clone()).ok()).unwrap_or_default()
 }

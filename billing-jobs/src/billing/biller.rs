@@ -10,15 +10,25 @@ use uuid::Uuid;
 
 use super::{
     BillReport, BillingError, BillingOptions, BillingSettings, Findings, FindingsByKind, FirstSeenPrice,
-    Mode, Spike, Totals, approvals, batch_sizing::AdaptiveLimits, deleted, findings::LISTED,
-    fleet_run::FleetRun, read, refusals::Refusals, run_context::RunContext, seen_rates,
-    spend_limit::SpendLimit, spike_guard, sql::Statements, summary::RunSummary,
+    Forecast, Mode, Spike, Totals, approvals,
+    batch_sizing::AdaptiveLimits,
+    deleted,
+    findings::LISTED,
+    fleet_run::FleetRun,
+    read,
+    refusals::Refusals,
+    run_context::RunContext,
+    seen_rates,
+    spend_limit::SpendLimit,
+    spike_guard::{self, Assessment},
+    sql::Statements,
+    summary::RunSummary,
 };
 use crate::{
     BILLING_JOB, fault_injection,
     hold::Reason,
     panel::Panel,
-    price::{DailyBackupFactor, Plan, PriceList},
+    price::{DailyBackupFactor, Plan, PriceChange, PriceList},
     restore_detection::RestoreDetection,
     spans,
     uncharged::{Closed, Debt, Uncharged, uncharged as uncharged_in},
@@ -222,6 +232,23 @@ impl Biller {
     /// # Errors
     /// The database fails.
     pub async fn spike(&self, as_of: Option<DateTime<Utc>>) -> Result<Option<Spike>, BillingError> {
+        Ok(self.assess(as_of, false).await?.spike)
+    }
+
+    /// Returns what the next run would charge, at most. Locks and writes nothing.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn forecast(&self) -> Result<Forecast, BillingError> {
+        let Assessment { due, ceilings, spike } = self.assess(None, true).await?;
+        Ok(Forecast { due: due.unwrap_or_default(), ceilings, spike })
+    }
+
+    async fn assess(
+        &self,
+        as_of: Option<DateTime<Utc>>,
+        needs_amounts: bool,
+    ) -> Result<Assessment, BillingError> {
         let options = BillingOptions {
             id: Uuid::nil(),
             mode: Mode::DryRun,
@@ -233,9 +260,24 @@ impl Biller {
             first_prices: &|_| {},
         };
         let (context, _) = self.begin_run(&options).await?;
-        let assessment = spike_guard::assess(&context).await;
+        let assess = async {
+            let assessment = spike_guard::assess(&context).await?;
+            if assessment.due.is_some() || !needs_amounts {
+                return Ok(assessment);
+            }
+            Ok(Assessment { due: Some(spike_guard::at_most(&context).await?), ..assessment })
+        };
+        let assessment = assess.await;
         context.close().await;
-        Ok(assessment?.spike)
+        assessment
+    }
+
+    /// Returns the current prices that differ from those that runs saw last.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn price_changes(&self) -> Result<Vec<PriceChange>, DbErr> {
+        Ok(self.prices().await?.0.changes())
     }
 
     /// Rejects a run without the panel guard, also where no batch is due that would find it missing.

@@ -46,7 +46,8 @@ pub use self::{
     job::{Billing, BillingParams},
     run_details::{FirstSeenPrices, RunDetails, SpikeAmount},
     settings::{
-        BeyondLimit, BillReport, BillingOptions, BillingSettings, FirstSeenPrice, HAND_BACK_AFTER, Mode,
+        BeyondLimit, BillReport, BillingOptions, BillingSettings, FirstSeenPrice, Forecast, HAND_BACK_AFTER,
+        Mode,
     },
     spike::{Excess, Spike},
     sql::micros,

@@ -1,14 +1,15 @@
 //! The settings and options of a billing run, and its report.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use billing_scheduler::{FencingToken, StopReason};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{FindingsByKind, Scope, Totals, model::BeyondLimitRow, spike::Spike};
+use super::{FindingsByKind, Scope, Totals, TotalsByCurrency, model::BeyondLimitRow, spike::Spike};
 use crate::{
+    currency::Currency,
     money::Money,
     price::{Backups, DailyBackupFactor, SeenRate},
     uncharged::Uncharged,
@@ -117,6 +118,17 @@ pub struct BillReport {
     pub findings: FindingsByKind,
     /// The prices that plans have for the first time: hours that had ended before pay them too.
     pub first_seen_prices: Vec<FirstSeenPrice>,
+}
+
+/// What the next run would charge, at most: the sums ignore that a wallet may not cover it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forecast {
+    /// What is due.
+    pub due: TotalsByCurrency,
+    /// The most that the run may charge; a missing currency has no limit.
+    pub ceilings: BTreeMap<Currency, Money>,
+    /// Set if the run would wait for an approval.
+    pub spike: Option<Spike>,
 }
 
 /// A price of a plan that had none before. Hours that had ended by then pay it as well.

@@ -65,6 +65,8 @@ pub struct PendingSpike {
 pub(super) struct Assessment {
     /// The most that a run may charge in each currency; a missing currency has no limit, because no recent run charged anything in it.
     pub(super) ceilings: BTreeMap<Currency, Money>,
+    /// What is due, at most. Unset without a recent run to compare it with.
+    pub(super) due: Option<TotalsByCurrency>,
     /// Set if the run would charge more than that.
     pub(super) spike: Option<Spike>,
 }
@@ -100,8 +102,7 @@ pub(super) async fn assess(context: &RunContext<'_>) -> Result<Assessment, Billi
     let approved = context.retry("read the approvals of spikes", || approved(db)).await?;
     let limits = Limits { settings, recent: &recent, approved: &approved };
     let began = Instant::now();
-    let catch_up = i64::from(settings.max_catch_up_hours);
-    let bounded = context.retry("add up what is due", || upper_bound(context, catch_up)).await?;
+    let bounded = at_most(context).await?;
     let took_ms = began.elapsed().as_millis();
     debug!(took_ms, "at most {} are due; computing that took {took_ms} ms", bounded.amounts());
     // The statement ignores approvals. Where they make a difference, only the decision knows what they cover.
@@ -113,7 +114,13 @@ pub(super) async fn assess(context: &RunContext<'_>) -> Result<Assessment, Billi
     }
     let excesses = limits.exceeded_by(&sums);
     let spike = (!excesses.is_empty()).then_some(Spike { excesses });
-    Ok(Assessment { ceilings: limits.ceilings(&sums), spike })
+    Ok(Assessment { ceilings: limits.ceilings(&sums), due: Some(sums), spike })
+}
+
+/// What is due, at most, without the hours beyond the catch-up limit. Changes nothing.
+pub(super) async fn at_most(context: &RunContext<'_>) -> Result<TotalsByCurrency, BillingError> {
+    let catch_up = i64::from(context.settings.max_catch_up_hours);
+    context.retry("add up what is due", || upper_bound(context, catch_up)).await
 }
 
 /// What the limit of a run depends on.
