@@ -15,6 +15,7 @@ mod ours;
 mod postgres;
 pub mod pure;
 mod report;
+mod rounds;
 mod sqlite;
 mod top_up;
 pub mod workload;
@@ -24,13 +25,15 @@ use std::{path::PathBuf, time::Instant};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use self::{ours::Ours, postgres::PostgresEngine, report::median, sqlite::SqliteEngine, top_up::Waits};
+use self::{ours::Ours, postgres::PostgresEngine, sqlite::SqliteEngine, top_up::Waits};
 
 use crate::Engine;
 
 pub use ours::peak_memory;
 pub(crate) use ours::printed_peak_mib;
 pub use report::Report;
+pub(crate) use report::median;
+pub(crate) use rounds::Rounds;
 
 /// How long a daemon may be away without an approval.
 const CATCH_UP_HOURS: u32 = 72;

@@ -1,24 +1,34 @@
-//! The time of each page of the console over a large fleet: `cargo run --release -p billing-tools -- bench-console --instances 1000000`.
+//! The time of each page of the console over a large fleet, `cargo run --release -p billing-tools -- bench-console --instances 1000000`,
+//! and what pages cost billing, `... bench-console --browsers 20`.
 
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use billing_test_support::{Db, Program};
+use billing_test_support::{Db, Program, Running, connect};
 use clap::Args;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, Statement};
 use serde_json::{Map, Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    task::JoinSet,
     time::sleep,
 };
 
 use super::{bench_idle::resident_mb, this_program};
-use crate::DAEMON;
+use crate::{
+    DAEMON, Engine,
+    bench::{Options, Rounds, median},
+};
 
 /// Measure the pages of the console over a large fleet
 #[derive(Args)]
@@ -32,7 +42,21 @@ pub(super) struct BenchConsoleArgs {
     /// Number of requests for each page
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(20..))]
     requests: u32,
+    /// Use this database, which is seeded already, as the role that owns it
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+    /// Bill in turns with and without this many browsers that refresh pages, instead of measuring each page
+    #[arg(long, value_name = "N", conflicts_with = "database_url")]
+    browsers: Option<u32>,
+    /// Number of pairs of rounds with `--browsers`, after the warm-up
+    #[arg(long, value_name = "R", default_value_t = 7, requires = "browsers")]
+    rounds: u32,
 }
+
+/// How often a browser requests a fragment.
+const REFRESH: Duration = Duration::from_secs(5);
+/// The pages that are left open.
+const OPEN: [&str; 5] = ["", "jobs/billing", "wallets", "holds", "billing"];
 
 /// Billing is due in a year: nothing changes while pages are measured.
 const JOBS: &str = r#"
@@ -84,9 +108,8 @@ async fn seed(db: &Db, args: &BenchConsoleArgs) {
 }
 
 /// Texts of a query, for subjects of pages.
-async fn texts(db: &Db, sql: &str) -> Vec<String> {
-    use sea_orm::{ConnectionTrait as _, Statement};
-    let rows = db.admin().query_all_raw(Statement::from_string(db.backend(), sql)).await;
+async fn texts(db: &DatabaseConnection, sql: &str) -> Vec<String> {
+    let rows = db.query_all_raw(Statement::from_string(DbBackend::Postgres, sql)).await;
     let rows = rows.expect("the statement is valid");
     rows.iter().map(|row| row.try_get_by_index(0).expect("a text")).collect()
 }
@@ -105,12 +128,19 @@ async fn get(address: &str, token: &str, path: &str) -> (u16, Duration) {
     (status, began.elapsed())
 }
 
-pub(super) async fn run(args: &BenchConsoleArgs) -> Value {
-    let db = Db::postgres().await;
-    seed(&db, args).await;
+/// A daemon that serves the console.
+struct Served {
+    daemon: Running,
+    address: String,
+    token: String,
+    /// It keeps the folder with jobs.toml.
+    _program: Program,
+}
+
+async fn serve(url: &str) -> Served {
     let program = Program::new(this_program())
         .env(DAEMON, "bench-console")
-        .env("DATABASE_URL", &db.url)
+        .env("DATABASE_URL", url)
         .file("jobs.toml", JOBS);
     let made = program.run("console token --name bench --rights view,operate,approve,audit-log --json").await;
     let made: Value = serde_json::from_str(&made.expect_code(0).out.concat()).expect("an object");
@@ -121,6 +151,81 @@ pub(super) async fn run(args: &BenchConsoleArgs) -> Value {
     let daemon = program.start("run");
     let line = daemon.wait_for_line("listening for HTTP on ").await;
     let address = line.rsplit_once(' ').expect("an address ends the line").1.to_owned();
+    Served { daemon, address, token, _program: program }
+}
+
+/// Requests pages as browsers do that are left open, until the set is dropped; counts the answers.
+fn browse(served: &Served, browsers: u32, answers: &Arc<[AtomicU64; 2]>) -> JoinSet<()> {
+    let mut open = JoinSet::new();
+    for browser in 0..browsers {
+        let (address, token, answers) = (served.address.clone(), served.token.clone(), Arc::clone(answers));
+        let path = format!("/console/{}", OPEN[browser as usize % OPEN.len()]);
+        open.spawn(async move {
+            sleep(REFRESH * browser / browsers).await;
+            loop {
+                let (status, _) = get(&address, &token, &path).await;
+                answers[usize::from(status != 200)].fetch_add(1, Ordering::Relaxed);
+                sleep(REFRESH).await;
+            }
+        });
+    }
+    open
+}
+
+/// Bills in turns without and with browsers, whose pages the daemon answers next to the process that bills.
+async fn with_browsers(args: &BenchConsoleArgs, browsers: u32) -> Value {
+    let options = Options {
+        engine: Engine::Postgres,
+        instances: args.instances,
+        history: 0,
+        hours: 1,
+        connections: None,
+        batch: None,
+        rounds: args.rounds,
+        sample: 1,
+        program: this_program(),
+    };
+    let mut rounds = Rounds::seeded(&options).await;
+    let served = serve(&rounds.url()).await;
+    rounds.bill().await;
+    let answers = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+    let mut seconds = [Vec::new(), Vec::new()];
+    for pair in 0..args.rounds {
+        // The first round of a pair is not always the same.
+        for is_browsed in [pair % 2 == 1, pair % 2 == 0] {
+            let open = is_browsed.then(|| browse(&served, browsers, &answers));
+            seconds[usize::from(is_browsed)].push(rounds.bill().await);
+            drop(open);
+        }
+    }
+    served.daemon.terminated().await.expect_code(0);
+    let ratios = seconds[0].iter().zip(&seconds[1]).map(|(alone, browsed)| browsed / alone);
+    let change = (median(&ratios.collect::<Vec<_>>()) - 1.0) * 100.0;
+    let [answered, refused] = [0, 1].map(|kind: usize| answers[kind].load(Ordering::Relaxed));
+    json!({
+        "instances": args.instances,
+        "browsers": browsers,
+        "seconds": { "alone": seconds[0], "browsed": seconds[1] },
+        "change_percent": (change * 100.0).round() / 100.0,
+        "pages": { "answered": answered, "failed": refused },
+    })
+}
+
+pub(super) async fn run(args: &BenchConsoleArgs) -> Value {
+    if let Some(browsers) = args.browsers {
+        return with_browsers(args, browsers).await;
+    }
+    let seeded = match args.database_url {
+        Some(_) => None,
+        None => Some(Db::postgres().await),
+    };
+    if let Some(db) = &seeded {
+        seed(db, args).await;
+    }
+    let url = args.database_url.clone().or_else(|| seeded.as_ref().map(|db| db.url.clone()));
+    let url = url.expect("there is a database");
+    let db = connect(&url).await;
+    let Served { daemon, address, token, _program } = serve(&url).await;
     let before_mb = resident_mb(daemon.pid());
 
     let subjects = |table: &str, column: &str| {
