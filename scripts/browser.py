@@ -167,6 +167,10 @@ def billing(session):
     expect("USD" in session.text(), "the runs have amounts")
     expect("recorded another sum" not in session.text(), "the sums agree with those of the batches")
     expect(session.page.locator("svg .line").is_visible(), "the price of an hour is a line")
+    expect(session.page.locator("svg .limit").count() == 1, "the limit of the spike guard is a line")
+    session.page.click("main a:text-is('Dry run')")
+    session.check("dry-run")
+    expect(re.search("amount at most|nothing is due", session.text().lower()), "a dry run has what is due")
 
 
 def approvals(session):

@@ -496,15 +496,15 @@ mod tests {
             seen("backed-up", Backups::Weekly, 10, hourly(6_095_000, 1_095_000)),
             seen("backed-up", Backups::Daily, 10, hourly(6_095_000, 1_095_000)),
         ]);
-        let changed = |plan: &str, backups, before, now| PriceChange {
+        let from_to = |plan: &str, backups, before, now| PriceChange {
             plan: plan.to_owned(),
             backups,
             before: Rate(before),
             now: Rate(now),
         };
         let changes = [
-            changed("backed-up", Backups::Daily, 6_095_000, 7_190_000),
-            changed("dearer", Backups::None, 5_000_000, 6_000_000),
+            from_to("backed-up", Backups::Daily, 6_095_000, 7_190_000),
+            from_to("dearer", Backups::None, 5_000_000, 6_000_000),
         ];
         assert_eq!(list.changes(), changes);
         // The clock was set back before `dearer` was seen last.

@@ -52,7 +52,7 @@ pub struct Database {
 pub enum Pool {
     /// Six connections on PostgreSQL, four on SQLite.
     Shared,
-    /// Two connections, for pages that persons read.
+    /// Two connections, for pages that persons read. On SQLite they cannot write.
     Pages,
     /// One connection, for tasks that run one statement after another.
     Single,
@@ -159,8 +159,9 @@ impl Database {
             .min_connections(1)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .sqlx_logging(self.logs_statements)
-            .map_sqlx_sqlite_opts(|options| {
+            .map_sqlx_sqlite_opts(move |options| {
                 options
+                    .pragma("query_only", if pool == Pool::Pages { "on" } else { "off" })
                     .journal_mode(SqliteJournalMode::Wal)
                     .synchronous(SqliteSynchronous::Full)
                     .busy_timeout(busy_timeout())

@@ -35,7 +35,7 @@ pub use self::{
     store::{QueryFailed, SeaOrmStore},
     transaction::{
         SQLITE_NOW, StatementLimit, Transaction, begin, begin_command, begin_deferred, begin_read, execute,
-        query_all, query_fleet, query_one, statement, with_statements_within, within,
+        query_all, query_fleet, query_one, reading_within, statement, within,
     },
 };
 pub use migrations::migrate;

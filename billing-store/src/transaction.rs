@@ -43,13 +43,14 @@ pub enum StatementLimit {
 }
 
 tokio::task_local! {
-    /// The most that a statement of this task may take.
-    static AT_MOST: Duration;
+    /// Set while this task only reads: the most that one of its statements may take.
+    static READING: Duration;
 }
 
-/// Does `work`, none of whose statements may take longer than `limit` on PostgreSQL, whatever they could take otherwise.
-pub async fn with_statements_within<T>(limit: Duration, work: impl Future<Output = T>) -> T {
-    AT_MOST.scope(limit, work).await
+/// Does `work`, which only reads. On PostgreSQL its transactions are read-only, and none of its statements may take longer than `limit`,
+/// whatever it could take otherwise.
+pub async fn reading_within<T>(limit: Duration, work: impl Future<Output = T>) -> T {
+    READING.scope(limit, work).await
 }
 
 /// The time that the client waits for an answer after the limit of the server.
@@ -63,7 +64,7 @@ impl StatementLimit {
             Self::Fleet => Duration::from_mins(1),
             Self::Report => Duration::from_mins(10),
         };
-        AT_MOST.try_with(|limit| own.min(*limit)).unwrap_or(own)
+        READING.try_with(|limit| own.min(*limit)).unwrap_or(own)
     }
 
     /// Returns the time that the client waits for the answer to one statement.
@@ -85,8 +86,9 @@ impl StatementLimit {
     /// for the locks, which a snapshot from before would not show.
     fn of_statement(self) -> String {
         let ms = self.statement_timeout().as_millis();
+        let access = if READING.try_with(|_| ()).is_ok() { ", READ ONLY" } else { "" };
         format!(
-            "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '5s'; \
+            "SET TRANSACTION ISOLATION LEVEL READ COMMITTED{access}; SET LOCAL lock_timeout = '5s'; \
              SET LOCAL statement_timeout = '{ms}ms'; "
         )
     }

@@ -27,7 +27,7 @@ use super::{
     layout,
     page::{approvals, event, job},
     problem::Problem,
-    visit::Visit,
+    visit::{Visit, parse_time},
 };
 use crate::{
     format::instant,
@@ -131,6 +131,9 @@ impl Fields {
 
     fn get(&self, key: &str) -> Result<&str, Problem> {
         let value = self.0.get(key).map(|value| value.trim());
+        if value.is_some_and(|value| value.contains('\0')) {
+            return Err(Problem::Invalid(format!("`{key}` contains a zero byte")));
+        }
         value.filter(|value| !value.is_empty()).ok_or_else(|| Problem::Invalid(format!("`{key}` is missing")))
     }
 
@@ -142,6 +145,11 @@ impl Fields {
     fn parsed<T: std::str::FromStr>(&self, key: &str) -> Result<T, Problem> {
         let value = self.get(key)?;
         value.parse().map_err(|_| Problem::Invalid(format!("`{key}` cannot be `{value}`")))
+    }
+
+    fn time(&self, key: &str) -> Result<DateTime<Utc>, Problem> {
+        let invalid = || Problem::Invalid(format!("`{key}` is a time such as 2026-11-22T15:00:00Z"));
+        parse_time(self.get(key)?).ok_or_else(invalid)
     }
 
     fn request(&self) -> Result<Uuid, Problem> {
@@ -272,7 +280,7 @@ pub(super) async fn cancel(visit: &Visit, fields: &Fields) -> Result<Done, Probl
 }
 
 pub(super) async fn replay(visit: &Visit, fields: &Fields) -> Result<Done, Problem> {
-    let scheduled_at: DateTime<Utc> = fields.parsed("scheduled_at")?;
+    let scheduled_at = fields.time("scheduled_at")?;
     if let Some(done) = repeated(visit, fields).await? {
         return Ok(done);
     }
@@ -324,17 +332,18 @@ pub(super) async fn approve_spike(visit: &Visit, fields: &Fields) -> Result<Done
 
 /// Approves the due hours of one organization, if they are those that the form shows.
 pub(super) async fn approve_catch_up(visit: &Visit, fields: &Fields) -> Result<Done, Problem> {
-    let (request, reason, organization) = (fields.request()?, fields.reason()?, fields.get("organization")?);
+    let (request, reason) = (fields.request()?, fields.reason()?);
+    let organization = fields.parsed::<Uuid>("organization")?.to_string();
     let shown: (i64, i64) = (fields.parsed("instances")?, fields.parsed("hours")?);
     if let Some(done) = repeated(visit, fields).await? {
         return Ok(done);
     }
     let failed = |error: DbErr| Problem::database("approve the due hours", &error);
-    let waiting = approvals::catch_up(writing(visit), Some(organization)).await.map_err(failed)?.pop();
+    let waiting = approvals::catch_up(writing(visit), Some(&organization)).await.map_err(failed)?.pop();
     if waiting.map(|waiting| (waiting.instances, waiting.hours)) != Some(shown) {
         return Err(Problem::Conflict("other hours wait for an approval now".to_owned()));
     }
-    let scope = Scope { organizations: vec![organization.to_owned()], ..Scope::default() };
+    let scope = Scope { organizations: vec![organization], ..Scope::default() };
     let by = &visit.person.name;
     let recorded = approve_catch_up_once(writing(visit), &scope, by, Some(reason), request).await;
     Ok(once(recorded.map_err(failed)?.is_some()))
@@ -353,10 +362,8 @@ pub(super) async fn policy(visit: &Visit, fields: &Fields) -> Result<Done, Probl
     let mode = PolicyMode::ALL.into_iter().find(|known| known.as_str() == mode);
     let mode = mode.ok_or_else(|| Problem::Invalid("`mode` is prepaid, postpaid or exempt".to_owned()))?;
     let limit = fields.get("credit_limit")?.to_owned();
-    let until = fields.given("never_suspend_until").map(|until| until.parse()).transpose();
-    let until = until.map_err(|_| {
-        Problem::Invalid("`never_suspend_until` is a time such as 2026-11-22T15:00:00Z".to_owned())
-    })?;
+    let until =
+        fields.given("never_suspend_until").map(|_| fields.time("never_suspend_until")).transpose()?;
     let contact = fields.given("contact");
     let edit = |policy: &mut Policy| {
         mode.as_str().clone_into(&mut policy.mode);

@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
-use billing_store::{audit_log::fingerprint, with_statements_within};
+use billing_store::{audit_log::fingerprint, reading_within};
 use maud::{Markup, html};
 
 use super::{
@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     http::{AppState, PeerIdentity},
+    status::Status,
     telemetry::metrics::console_refused,
 };
 
@@ -32,6 +33,9 @@ const WRONG_CREDENTIAL_DELAY: Duration = Duration::from_secs(1);
 
 /// The most that one statement of a page may take on PostgreSQL.
 const PAGE_STATEMENT: Duration = Duration::from_secs(2);
+
+/// The most that a page waits for the status, which several statements read.
+const STATUS_WITHIN: Duration = Duration::from_secs(4);
 
 const SECURITY_HEADERS: [(&str, &str); 4] = [
     (
@@ -104,7 +108,7 @@ fn act(console: &Arc<Console>, route: &'static ActionRoute) -> MethodRouter<Arc<
             let request = Request { console, peer, headers, uri, format };
             secured(match request.act(route, params, &body).await {
                 Ok(response) => response,
-                Err(problem) => request.answer_problem(&problem).await,
+                Err(problem) => request.answer_problem(&problem),
             })
         },
     )
@@ -169,7 +173,7 @@ impl Request {
     async fn answer_page(&self, route: &'static PageRoute, params: HashMap<String, String>) -> Response {
         match self.page(route, params).await {
             Ok(response) => response,
-            Err(problem) => self.answer_problem(&problem).await,
+            Err(problem) => self.answer_problem(&problem),
         }
     }
 
@@ -178,7 +182,7 @@ impl Request {
         if !visit.may(route.right) {
             return Err(Problem::Forbidden(route.right));
         }
-        let page = with_statements_within(PAGE_STATEMENT, (route.read)(&visit)).await?;
+        let page = reading_within(PAGE_STATEMENT, (route.read)(&visit)).await?;
         Ok(match self.format {
             Format::Json => match page.json() {
                 Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
@@ -246,15 +250,29 @@ impl Request {
             }
             query.insert(key.into_owned(), value.into_owned());
         }
-        let status = self.console.shared.status().await?;
+        // No database stores it, and PostgreSQL refuses it.
+        if query.values().chain(params.values()).any(|value| value.contains('\0')) {
+            return Err(Problem::BadRequest("the address contains a zero byte".to_owned()));
+        }
+        let status = self.status().await?;
         let below = self.uri.path().strip_prefix(&*self.console.settings.path).unwrap_or_default();
         let section = below.trim_start_matches('/').split('/').next().unwrap_or_default().to_owned();
         let (console, root) = (Arc::clone(&self.console), self.root());
         Ok(Visit { console, person, params, query, root, section, status })
     }
 
+    /// The status, read within the limits of a page. The task that reads it continues if that takes longer, for the pages after this one.
+    async fn status(&self) -> Result<Arc<Status>, Problem> {
+        let shared = Arc::clone(&self.console.shared);
+        let read = tokio::spawn(reading_within(PAGE_STATEMENT, async move { shared.status().await }));
+        match tokio::time::timeout(STATUS_WITHIN, read).await {
+            Ok(Ok(status)) => Ok(status?),
+            Ok(Err(_)) | Err(_) => Err(Problem::Unavailable),
+        }
+    }
+
     /// Answers with a problem. If the database fails, the page shows what this process last read.
-    pub(super) async fn answer_problem(&self, problem: &Problem) -> Response {
+    pub(super) fn answer_problem(&self, problem: &Problem) -> Response {
         let status = problem.status();
         if self.format == Format::Json {
             return match problem {
@@ -267,7 +285,7 @@ impl Request {
         let markup = match problem {
             Problem::Unauthorized(message) => layout::sign_in(&root, secure, message),
             Problem::Unavailable => {
-                layout::problem(&root, problem, self.console.shared.last_status().await.as_deref())
+                layout::problem(&root, problem, self.console.shared.last_status().as_deref())
             }
             _ => layout::problem(&root, problem, None),
         };
@@ -304,7 +322,7 @@ fn sign_in(console: &Arc<Console>) -> MethodRouter<Arc<AppState>> {
             let request = Request { console: sent, peer, headers, uri, format: Format::Html };
             let answer = match request.sign_in(&body).await {
                 Ok(cookie) => ([(header::SET_COOKIE, cookie)], see_other("./")).into_response(),
-                Err(problem) => request.answer_problem(&problem).await,
+                Err(problem) => request.answer_problem(&problem),
             };
             secured(answer)
         },
@@ -334,7 +352,7 @@ fn sign_out(console: &Arc<Console>) -> MethodRouter<Arc<AppState>> {
         let request = Request { console, peer, headers, uri, format: Format::Html };
         secured(match request.check_origin() {
             Ok(()) => ([(header::SET_COOKIE, cookie)], see_other("sign-in")).into_response(),
-            Err(problem) => request.answer_problem(&problem).await,
+            Err(problem) => request.answer_problem(&problem),
         })
     })
 }

@@ -50,21 +50,32 @@ pub(super) fn bars(runs: &[RunView]) -> Markup {
     }
 }
 
-/// A line through values from 0 up, the newest at the right, each with its text.
-pub(super) fn line(label: &str, points: &[(DateTime<Utc>, i64, String)]) -> Markup {
+/// A line through values from 0 up, the newest at the right, each with its text, and a dashed line at the limit of these values.
+pub(super) fn line(
+    label: &str,
+    points: &[(DateTime<Utc>, i64, String)],
+    limit: Option<&(i64, String)>,
+) -> Markup {
     const HIGH: i64 = 120;
     let first = points.first().map_or(0, |(at, ..)| at.timestamp());
     let span = points.last().map_or(1, |(at, ..)| at.timestamp() - first).max(1);
-    let most = points.iter().map(|(_, value, _)| *value).max().unwrap_or_default().max(1);
+    let values = points.iter().map(|(_, value, _)| *value).chain(limit.map(|(value, _)| *value));
+    let most = values.max().unwrap_or_default().max(1);
+    let height = |value: i64| {
+        let y = i128::from(HIGH - 16) * i128::from(value) / i128::from(most);
+        HIGH - 8 - i64::try_from(y).unwrap_or_default()
+    };
     let place = |(at, value, _): &(DateTime<Utc>, i64, String)| {
-        let y = i128::from(HIGH - 16) * i128::from(*value) / i128::from(most);
-        ((at.timestamp() - first) * (WIDTH - 12) / span + 6, HIGH - 8 - i64::try_from(y).unwrap_or_default())
+        ((at.timestamp() - first) * (WIDTH - 12) / span + 6, height(*value))
     };
     let path: Vec<_> = points.iter().map(place).map(|(x, y)| format!("{x},{y}")).collect();
     let newest = points.last().map_or("none", |(.., text)| text);
     html! {
         svg.timeline viewBox=(format!("0 0 {WIDTH} {HIGH}")) role="img" aria-label=(format!("{label}, newest {newest}")) {
             line.axis x1="0" x2=(WIDTH) y1=(HIGH - 8) y2=(HIGH - 8) {}
+            @if let Some((value, text)) = limit {
+                line.limit x1="0" x2=(WIDTH) y1=(height(*value)) y2=(height(*value)) { title { "limit: " (text) } }
+            }
             polyline.line points=(path.join(" ")) {}
             @for point in points {
                 @let (x, y) = place(point);

@@ -104,10 +104,19 @@ pub(super) fn grouped(number: u64) -> String {
     groups.join(",")
 }
 
-/// A table that becomes a list of cards on a small screen. Each row has a cell for each heading; a heading that begins with `#` is of
-/// figures.
-pub(super) fn table<const N: usize>(headings: [&str; N], rows: &[[Markup; N]], empty: &str) -> Markup {
-    let is_figure = |heading: &str| heading.starts_with('#');
+/// A table that becomes a list of cards on a small screen. Each row has a cell for each heading. A heading that begins with `#` is of
+/// figures, one that begins with `~` of text that stays on one line.
+pub(super) fn table<const N: usize>(
+    headings: [&'static str; N],
+    rows: &[[Markup; N]],
+    empty: &str,
+) -> Markup {
+    let class = |heading: &str| match heading.chars().next() {
+        Some('#') => Some("figure"),
+        Some('~') => Some("short"),
+        _ => None,
+    };
+    let label = |heading: &'static str| heading.trim_start_matches(['#', '~']);
     html! {
         @if rows.is_empty() {
             p.empty { (empty) }
@@ -115,16 +124,14 @@ pub(super) fn table<const N: usize>(headings: [&str; N], rows: &[[Markup; N]], e
             table {
                 thead { tr {
                     @for heading in headings {
-                        th scope="col" class=[is_figure(heading).then_some("figure")] { (heading.trim_start_matches('#')) }
+                        th scope="col" class=[class(heading)] { (label(heading)) }
                     }
                 } }
                 tbody {
                     @for row in rows {
                         tr {
                             @for (heading, cell) in headings.iter().zip(row) {
-                                td data-label=(heading.trim_start_matches('#')) class=[is_figure(heading).then_some("figure")] {
-                                    (cell)
-                                }
+                                td data-label=(label(heading)) class=[class(heading)] { (cell) }
                             }
                         }
                     }
@@ -192,6 +199,14 @@ pub(super) fn document(visit: &Visit, title: &str, content: &Markup) -> Markup {
     let rights: Vec<_> = visit.person.rights.iter().filter(|right| visit.may(**right)).collect();
     let rights: Vec<_> = rights.into_iter().map(|right| right.as_str()).collect();
     let bar = html! {
+        div.person {
+            span { b { (visit.person.name) } " " small { (rights.join(", ")) } }
+            @if visit.person.by_cookie {
+                form method="post" action=(visit.link("sign-out")) { button.plain { "Sign out" } }
+            }
+            button.plain #refresh type="button" hidden { "Pause refresh" }
+            button.plain #theme type="button" hidden { "Theme" }
+        }
         nav aria-label="Pages" {
             ul {
                 @for (path, label, count) in menu(&visit.status) {
@@ -203,14 +218,6 @@ pub(super) fn document(visit: &Visit, title: &str, content: &Markup) -> Markup {
                     }
                 }
             }
-        }
-        div.person {
-            span { b { (visit.person.name) } " " small { (rights.join(", ")) } }
-            @if visit.person.by_cookie {
-                form method="post" action=(visit.link("sign-out")) { button.plain { "Sign out" } }
-            }
-            button.plain #refresh type="button" hidden { "Pause refresh" }
-            button.plain #theme type="button" hidden { "Theme" }
         }
     };
     frame(&visit.root, visit.console.authentication.is_secure(), title, &bar, content)

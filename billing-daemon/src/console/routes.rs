@@ -37,7 +37,7 @@ macro_rules! page {
 }
 
 /// Every page, besides signing in.
-pub(super) static PAGES: [PageRoute; 16] = [
+pub(super) static PAGES: [PageRoute; 17] = [
     page!("/", Some("/overview"), Right::View, &[], page::overview::read),
     page!("/jobs", None, Right::View, &[], page::jobs::read),
     page!("/jobs/{name}", Some("/jobs/{name}"), Right::View, &["runs"], page::job::read),
@@ -61,6 +61,7 @@ pub(super) static PAGES: [PageRoute; 16] = [
     page!("/wallets/{organization}", Some("/wallets/{organization}"), Right::View, &[], page::wallet::read),
     page!("/charges/{instance}", Some("/charges/{instance}"), Right::View, &["at"], page::charge::read),
     page!("/billing", Some("/billing"), Right::View, &[], page::billing::read),
+    page!("/billing/dry-run", Some("/billing/dry-run"), Right::Operate, &[], page::dry_run::read),
     page!(
         "/schedule",
         Some("/schedule"),

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use billing_scheduler::RunFilter;
 use billing_store::{StatementLimit, begin_read, query_fleet, read_runs, statement};
+use chrono::{DateTime, Datelike as _, Utc};
 use maud::Markup;
 use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryResult, Select, Value};
 use serde::Serialize;
@@ -104,6 +105,11 @@ impl Visit {
     pub(super) fn link(&self, path: impl std::fmt::Display) -> String {
         format!("{}{path}", self.root)
     }
+}
+
+/// Parses a time that both databases can store.
+pub(super) fn parse_time(text: &str) -> Option<DateTime<Utc>> {
+    text.parse().ok().filter(|at: &DateTime<Utc>| (1..=9_999).contains(&at.year()))
 }
 
 /// The query of a link with these pairs.

@@ -124,7 +124,7 @@ pub(crate) async fn page(
 
 /// `(reason, after, organization) -> ...`, as [`read`] reads it.
 fn page_sql(backend: DbBackend, limit: usize) -> String {
-    let text = if backend == DbBackend::Sqlite { "" } else { "::text" };
+    let uuid = if backend == DbBackend::Sqlite { "" } else { "::uuid" };
     format!(
         "SELECT h.id, h.reason, h.opened_at, CAST(h.instance_id AS text) AS instance, h.label, h.hours_due, h.amount_due, h.currency,
                 h.detail, CAST(h.organization_id AS text) AS organization, o.name AS organization_name,
@@ -132,7 +132,7 @@ fn page_sql(backend: DbBackend, limit: usize) -> String {
                 ({accepted}) AS accepted, h.accepted_by, h.accepted_until, h.accepted_note
            FROM (SELECT * FROM billing_holds
                   WHERE closed_at IS NULL AND reason = $1 AND id > $2
-                    AND ($3{text} IS NULL OR CAST(organization_id AS text) = $3{text})
+                    AND ($3{uuid} IS NULL OR organization_id = $3{uuid})
                   ORDER BY id LIMIT {limit}) AS h
            LEFT JOIN organizations o ON o.id = h.organization_id
           ORDER BY h.id",

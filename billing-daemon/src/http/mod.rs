@@ -64,7 +64,9 @@ pub(crate) struct AppState {
     opened: PanelDatabase,
     expected: Arc<RwLock<Arc<Expected>>>,
     metrics: PrometheusHandle,
-    last: Mutex<Option<(Instant, Arc<Status>)>>,
+    last: RwLock<Option<(Instant, Arc<Status>)>>,
+    /// Held while the status is read, so that one reader reads it for all.
+    reading: Mutex<()>,
     /// The paths of what is mounted.
     mounted: OnceLock<utoipa::openapi::Paths>,
 }
@@ -84,7 +86,14 @@ impl AppState {
         expected: Arc<RwLock<Arc<Expected>>>,
         metrics: PrometheusHandle,
     ) -> Arc<Self> {
-        Arc::new(Self { opened, expected, metrics, last: Mutex::default(), mounted: OnceLock::new() })
+        Arc::new(Self {
+            opened,
+            expected,
+            metrics,
+            last: RwLock::default(),
+            reading: Mutex::default(),
+            mounted: OnceLock::new(),
+        })
     }
 
     /// The parts of the current configuration that the status is compared with.
@@ -94,15 +103,20 @@ impl AppState {
 
     /// The status of billing, at most [`STATUS_CACHE_TTL`] old.
     pub(crate) async fn status(&self) -> Result<Arc<Status>, Failure> {
-        let mut last = self.last.lock().await;
-        if let Some((read, status)) = &*last
+        let _reading = self.reading.lock().await;
+        if let Some((read, status)) = self.last_read()
             && read.elapsed() < STATUS_CACHE_TTL
         {
-            return Ok(Arc::clone(status));
+            return Ok(status);
         }
         let status = Arc::new(status::read(&self.opened, &self.expected()).await?);
-        *last = Some((Instant::now(), Arc::clone(&status)));
+        *self.last.write().unwrap_or_else(PoisonError::into_inner) =
+            Some((Instant::now(), Arc::clone(&status)));
         Ok(status)
+    }
+
+    fn last_read(&self) -> Option<(Instant, Arc<Status>)> {
+        self.last.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -115,14 +129,16 @@ impl AppState {
 
     /// Reads the status again for the next request, because it has changed.
     pub(crate) async fn expire_status(&self) {
-        if let Some((read, _)) = &mut *self.last.lock().await {
+        // A status that is being read may be older than the change.
+        let _reading = self.reading.lock().await;
+        if let Some((read, _)) = &mut *self.last.write().unwrap_or_else(PoisonError::into_inner) {
             *read = read.checked_sub(STATUS_CACHE_TTL).unwrap_or(*read);
         }
     }
 
     /// The status that was read last, however old it is.
-    pub(crate) async fn last_status(&self) -> Option<Arc<Status>> {
-        self.last.lock().await.as_ref().map(|(_, status)| Arc::clone(status))
+    pub(crate) fn last_status(&self) -> Option<Arc<Status>> {
+        self.last_read().map(|(_, status)| status)
     }
 }
 

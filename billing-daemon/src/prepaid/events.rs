@@ -53,24 +53,28 @@ pub(crate) async fn read_deliveries(
     db: &DatabaseConnection,
     filter: DeliveryFilter<'_>,
 ) -> Result<Vec<DeliveryView>, DbErr> {
+    let uuid = if db.get_database_backend() == DbBackend::Sqlite { "" } else { "::uuid" };
+    let DeliveryFilter { event, status, organization, after, limit } = filter;
+    let (last, endpoint) = after.unwrap_or((Uuid::max(), ""));
+    let mut values: Vec<Value> = vec![i64::from(limit).into(), last.to_string().into(), endpoint.into()];
+    let mut conditions = String::new();
+    // The columns are compared as they are, so that their indexes find the rows.
+    let filters =
+        [("e.id", uuid, event), ("d.status", "", status), ("e.organization_id", uuid, organization)];
+    for (column, cast, value) in filters.into_iter().filter(|(.., value)| !value.is_empty()) {
+        values.push(value.into());
+        conditions.extend([format!("{column} = ${}{cast} AND ", values.len())]);
+    }
     let sql = format!(
         "SELECT CAST(e.id AS text) AS event, e.type, CAST(e.organization_id AS text) AS organization, {at} AS at, e.body, d.endpoint,
                 d.status, d.attempts, {next_at} AS next_at, d.last_code, d.last_error, {sent_at} AS sent_at
            FROM billing_events e LEFT JOIN billing_deliveries d ON d.event_id = e.id
-          WHERE ($1 = '' OR CAST(e.id AS text) = $1) AND ($2 = '' OR d.status = $2)
-            AND ($3 = '' OR CAST(e.organization_id AS text) = $3)
-            AND e.id <= {last} AND (e.id < {last} OR coalesce(d.endpoint, '') > $6)
-          ORDER BY e.id DESC, d.endpoint LIMIT $4",
+          WHERE {conditions} e.id <= $2{uuid} AND (e.id < $2{uuid} OR coalesce(d.endpoint, '') > $3)
+          ORDER BY e.id DESC, d.endpoint LIMIT $1",
         at = micros(db, "e.created_at"),
         next_at = micros(db, "d.next_at"),
         sent_at = micros(db, "d.sent_at"),
-        last = if db.get_database_backend() == DbBackend::Sqlite { "$5" } else { "$5::uuid" },
     );
-    let DeliveryFilter { event, status, organization, after, limit } = filter;
-    let (last, endpoint) = after.unwrap_or((Uuid::max(), ""));
-    let (limit, last) = (i64::from(limit), last.to_string());
-    let values: [Value; 6] =
-        [event.into(), status.into(), organization.into(), limit.into(), last.into(), endpoint.into()];
     query_fleet(db, statement(db, &sql, values)).await?.iter().map(view).collect()
 }
 
@@ -121,7 +125,8 @@ pub(crate) async fn change_deliveries(
             ("cancel delivery", "status = 'cancelled', claimed_until = NULL WHERE status IN ('pending', 'dead')".into())
         }
     };
-    let sql = format!("UPDATE billing_deliveries SET {set} AND CAST(event_id AS text) = $1 ");
+    let uuid = if db.get_database_backend() == DbBackend::Sqlite { "" } else { "::uuid" };
+    let sql = format!("UPDATE billing_deliveries SET {set} AND event_id = $1{uuid}");
     let txn = begin_command(db).await?;
     let changed = txn.execute_raw(statement(&txn, &sql, [event.into()])).await?.rows_affected();
     let details = json!({ "event": event, "deliveries": changed });

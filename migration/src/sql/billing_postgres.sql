@@ -104,6 +104,7 @@ CREATE TABLE IF NOT EXISTS billing_holds (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS billing_holds_one_open ON billing_holds (instance_id) WHERE closed_at IS NULL;
 CREATE INDEX IF NOT EXISTS billing_holds_open_by_organization ON billing_holds (organization_id) WHERE closed_at IS NULL;
+CREATE INDEX IF NOT EXISTS billing_holds_open_by_reason ON billing_holds (reason, id) WHERE closed_at IS NULL;
 CREATE INDEX IF NOT EXISTS billing_holds_uncharged ON billing_holds (closed_at) WHERE closed_reason IS NOT NULL;
 
 -- The balance of each wallet and the sum of its rows in the wallet ledger before the first charge. The audit compares with them.
@@ -164,6 +165,7 @@ CREATE TABLE IF NOT EXISTS billing_events (
 );
 CREATE INDEX IF NOT EXISTS billing_events_by_age ON billing_events (created_at);
 CREATE INDEX IF NOT EXISTS billing_events_of_operators ON billing_events (created_at, id) WHERE organization_id IS NULL;
+CREATE INDEX IF NOT EXISTS billing_events_by_organization ON billing_events (organization_id, id);
 CREATE UNIQUE INDEX IF NOT EXISTS billing_events_one_order ON billing_events (organization_id, epoch) WHERE epoch IS NOT NULL;
 
 CREATE OR REPLACE FUNCTION billing_events_are_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -193,6 +195,7 @@ CREATE TABLE IF NOT EXISTS billing_deliveries (
 ) WITH (fillfactor = 80);
 CREATE INDEX IF NOT EXISTS billing_deliveries_due ON billing_deliveries (next_at) WHERE status = 'pending';
 CREATE INDEX IF NOT EXISTS billing_deliveries_claimed ON billing_deliveries (endpoint, organization_id) WHERE claimed_until IS NOT NULL;
+CREATE INDEX IF NOT EXISTS billing_deliveries_ended ON billing_deliveries (status, event_id) WHERE status IN ('superseded', 'cancelled');
 CREATE INDEX IF NOT EXISTS billing_deliveries_dead ON billing_deliveries (endpoint) WHERE status = 'dead';
 
 -- What applies to one organization alone. Only an operator writes it.

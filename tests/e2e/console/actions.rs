@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{PERSONS, Site};
 use crate::daemon::{rows, seed};
 
-const ENTRIES: &str =
+pub(super) const ENTRIES: &str =
     "actor || ' ' || action || ' ' || job || ' ' || coalesce(reason, '-') FROM scheduler_audit_log
      WHERE actor IN ('vera', 'olga', 'anna') ORDER BY id";
 
@@ -117,7 +117,7 @@ async fn action_is_recorded_once(db: &Db) {
 }
 
 async fn invalid_form_changes_nothing(db: &Db) {
-    seed(db, 1).await;
+    let organization = seed(db, 1).await[0].to_string();
     let site = Site::start(db, "operate").await;
     site.billed().await;
     let olga = site.of("olga");
@@ -157,14 +157,19 @@ async fn invalid_form_changes_nothing(db: &Db) {
     let amount =
         [("request", &*id), ("reason", "x"), ("announced", "1"), ("currency", "USD"), ("amount", "1.00")];
     assert_eq!(anna.post("/console/approvals/spike", &form(&amount)).await.status, 409);
-    let hours =
-        [("request", &*id), ("reason", "x"), ("organization", "a"), ("instances", "1"), ("hours", "9")];
+    let hours = [
+        ("request", &*id),
+        ("reason", "x"),
+        ("organization", &*organization),
+        ("instances", "1"),
+        ("hours", "9"),
+    ];
     assert_eq!(anna.post("/console/approvals/catch-up", &form(&hours)).await.status, 409);
     assert_eq!((rows(db, ENTRIES).await, paused(db).await), (Vec::new(), Vec::new()));
 }
 
 /// An event with one delivery that was given up.
-async fn dead_letter(db: &Db, organization: Uuid) -> String {
+pub(super) async fn dead_letter(db: &Db, organization: Uuid) -> String {
     let event = request();
     let (uuid, now) = match db.backend() {
         DbBackend::Sqlite => ("", "1000000"),

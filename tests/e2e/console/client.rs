@@ -49,6 +49,11 @@ impl<'a> Client<'a> {
     }
 
     pub(super) async fn send(&self, line: &str, body: &str) -> Answer {
+        self.try_send(line, body).await.expect("the server answers")
+    }
+
+    /// Returns none if the server ends before it answers.
+    pub(super) async fn try_send(&self, line: &str, body: &str) -> Option<Answer> {
         let mut request = format!("{line} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);
         for (name, value) in &self.headers {
             request.extend([name, ": ", value, "\r\n"]);
@@ -60,8 +65,8 @@ impl<'a> Client<'a> {
         let mut stream = TcpStream::connect(self.address).await.expect("the daemon listens");
         stream.write_all(request.as_bytes()).await.expect("the server reads");
         let mut text = String::new();
-        stream.read_to_string(&mut text).await.expect("the server answers");
-        let (headers, body) = text.split_once("\r\n\r\n").expect("headers end");
+        stream.read_to_string(&mut text).await.ok()?;
+        let (headers, body) = text.split_once("\r\n\r\n")?;
         let status = headers.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
         // Values keep their case: a cookie is one.
         let lines: Vec<_> = headers
@@ -70,6 +75,6 @@ impl<'a> Client<'a> {
             .filter_map(|line| line.split_once(": "))
             .map(|(name, value)| format!("{}: {value}", name.to_ascii_lowercase()))
             .collect();
-        Answer { status, headers: lines.join("\n"), body: body.to_owned() }
+        Some(Answer { status, headers: lines.join("\n"), body: body.to_owned() })
     }
 }

@@ -3,6 +3,9 @@
 mod access;
 mod actions;
 mod client;
+mod figures;
+mod hostile;
+mod limits;
 mod pages;
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
@@ -27,7 +30,7 @@ const PROXY_SECRET: &str = "secret-of-the-proxy";
 struct Site {
     program: Program,
     /// Ends with the test.
-    _running: Running,
+    running: Running,
     address: String,
     tokens: Vec<(&'static str, String)>,
 }
@@ -65,7 +68,7 @@ impl Site {
         fs::set_permissions(program.folder().join(TOKENS), mode).expect("our own file");
         let running = program.start("run");
         let address = address(&running).await;
-        Self { program, _running: running, address, tokens }
+        Self { program, running, address, tokens }
     }
 
     fn client(&self) -> Client<'_> {

@@ -20,7 +20,7 @@ function showLocalTimes() {
 // A form that is being filled must not disappear, and an opened part must not close.
 function isBusy() {
   const active = document.activeElement;
-  return paused || document.hidden || document.querySelector("main details[open], main form input:focus") ||
+  return paused || document.hidden || document.querySelector("main details[open], main form input:focus, main .still") ||
     (active && active.closest("main form"));
 }
 

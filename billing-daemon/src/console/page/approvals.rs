@@ -1,23 +1,29 @@
 //! What waits for an approval: a run that would charge far more than usual, and instances with more due hours than the catch-up limit.
 
+use std::collections::HashMap;
+
 use billing_entities::Instant;
 use billing_jobs::{
-    billing::{Excess, spike_guard::pending_spike},
+    billing::{Biller, Excess, spike_guard::pending_spike},
     hold::Reason,
-    money::Money,
+    money::{Money, Rate},
+    price::{Backups, PriceChange},
 };
 use billing_store::{columns, query_fleet, statement};
 use chrono::{DateTime, Utc};
 use maud::{Markup, html};
-use sea_orm::{DatabaseConnection, DbErr, QueryResult};
+use sea_orm::{DatabaseConnection, DbBackend, DbErr, QueryResult};
 use serde::Serialize;
 
-use crate::console::{
-    action::{Field, Form, form},
-    auth::Right,
-    layout::{grouped, since, table, text},
-    problem::Problem,
-    visit::{View, Visit},
+use crate::{
+    console::{
+        action::{Field, Form, form},
+        auth::Right,
+        layout::{grouped, link, since, table, text},
+        problem::Problem,
+        visit::{View, Visit},
+    },
+    status::DeadDeliveries,
 };
 
 /// How many organizations are shown.
@@ -28,7 +34,26 @@ pub(in crate::console) struct Approvals {
     /// The entry of the audit log that announced the spike.
     announced: Option<i64>,
     excesses: Vec<Excess>,
+    /// The plans whose prices rose since the last run, those that raise the spike most first.
+    raised: Vec<RaisedPrice>,
     catch_up: Vec<CatchUp>,
+    /// The endpoints that answered that they are gone: they get no event until one is sent again.
+    disabled_endpoints: Vec<DeadDeliveries>,
+}
+
+/// A price of a plan that is higher than the one that runs saw last.
+#[derive(Serialize)]
+struct RaisedPrice {
+    plan: String,
+    name: String,
+    backups: Backups,
+    /// Both prices of an hour, as decimal text.
+    before: String,
+    now: String,
+    /// The instances of the plan.
+    instances: i64,
+    #[serde(skip)]
+    raise: i128,
 }
 
 /// The instances of one organization that are held for the catch-up limit.
@@ -48,17 +73,18 @@ pub(in crate::console) async fn catch_up(
     db: &DatabaseConnection,
     organization: Option<&str>,
 ) -> Result<Vec<CatchUp>, DbErr> {
+    let uuid = if db.get_database_backend() == DbBackend::Sqlite { "" } else { "::uuid" };
     let sql = format!(
         "SELECT h.*, o.name FROM (
             SELECT organization_id AS id, CAST(organization_id AS text) AS organization, count(*) AS instances,
                    CAST(coalesce(sum(hours_due), 0) AS bigint) AS hours, CAST(sum(amount_due) AS bigint) AS amount,
                    min(currency) AS currency, min(opened_at) AS since
               FROM billing_holds
-             WHERE closed_at IS NULL AND reason = $1 AND (CAST(organization_id AS text) = $2 OR $2 = '')
+             WHERE closed_at IS NULL AND reason = $1 AND ($2{uuid} IS NULL OR organization_id = $2{uuid})
              GROUP BY organization_id ORDER BY min(opened_at), organization_id LIMIT {SHOWN}) AS h
          LEFT JOIN organizations o ON o.id = h.id ORDER BY h.since, h.organization"
     );
-    let values = [Reason::CatchUpLimit.as_str().into(), organization.unwrap_or_default().into()];
+    let values = [Reason::CatchUpLimit.as_str().into(), organization.map(str::to_owned).into()];
     let rows = query_fleet(db, statement(db, &sql, values)).await?;
     let waiting = |row: &QueryResult| {
         let Instant(since) = row.try_get("", "since")?;
@@ -79,8 +105,42 @@ pub(in crate::console) async fn read(visit: &Visit) -> Result<Approvals, Problem
     let failed = |error: DbErr| Problem::database("read what waits for an approval", &error);
     let spike = pending_spike(visit.db()).await.map_err(failed)?;
     let catch_up = catch_up(visit.db(), None).await.map_err(failed)?;
+    let raised = if spike.is_some() { raised(visit).await? } else { Vec::new() };
     let (announced, excesses) = spike.map_or((None, Vec::new()), |spike| (Some(spike.id), spike.excesses));
-    Ok(Approvals { announced, excesses, catch_up })
+    let disabled = visit.status.prepaid.dead_deliveries.iter().filter(|dead| dead.gone).cloned();
+    Ok(Approvals { announced, excesses, raised, catch_up, disabled_endpoints: disabled.collect() })
+}
+
+/// Reads which prices rose, and of how many instances.
+async fn raised(visit: &Visit) -> Result<Vec<RaisedPrice>, Problem> {
+    let settings = visit.console.shared.expected().billing;
+    let changes =
+        Biller::new(visit.db().clone(), visit.console.reading.panel, settings).price_changes().await;
+    let changes = changes.map_err(|error| Problem::database("read the prices", &error))?;
+    if changes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT CAST(p.id AS text) AS plan, p.name, CAST(coalesce(sum(n.instances), 0) AS bigint) AS instances
+                 FROM vps_plans p
+                 LEFT JOIN (SELECT plan_id, count(*) AS instances FROM vps_instances GROUP BY plan_id) AS n
+                   ON n.plan_id = CAST(p.id AS text) OR n.plan_id = p.provider_plan_id
+                GROUP BY p.id, p.name";
+    let plan = |row: &QueryResult| {
+        let instances: i64 = row.try_get("", "instances")?;
+        Ok((columns::lossy(row, "plan"), (columns::lossy(row, "name"), instances)))
+    };
+    let plans = visit.rows("count the instances of the plans", sql, [], plan).await?;
+    let plans: HashMap<String, (String, i64)> = plans.into_iter().collect();
+    let raised = |PriceChange { plan, backups, before, now }: PriceChange| {
+        let (name, instances) = plans.get(&plan).cloned().unwrap_or_default();
+        let price = |rate: Rate| rate.per_hour(6);
+        let raise = i128::from(now.0 - before.0) * i128::from(instances);
+        RaisedPrice { plan, name, backups, before: price(before), now: price(now), instances, raise }
+    };
+    let mut raised: Vec<_> = changes.into_iter().map(raised).filter(|price| price.raise > 0).collect();
+    raised.sort_by_key(|price| std::cmp::Reverse(price.raise));
+    raised.truncate(SHOWN as usize);
+    Ok(raised)
 }
 
 impl View for Approvals {
@@ -105,14 +165,46 @@ impl View for Approvals {
             h2 { "Runs that would charge far more than usual" }
             @if self.excesses.is_empty() { p.empty { "No run waits for an approval." } }
             @for excess in &self.excesses { (self.spike(visit, excess)) }
+            @if !self.raised.is_empty() {
+                h3 { "Prices that rose since the last run" }
+                (table(["plan", "backups", "#before", "#now", "#instances"], &self.raised.iter().map(RaisedPrice::row).collect::<Vec<_>>(), ""))
+            }
             h2 { "Instances beyond the catch-up limit" }
             (table(["organization", "#instances", "#hours", "#amount", "since", "approve"], &rows.collect::<Vec<_>>(),
                 "No instance waits for an approval."))
+            @if !self.disabled_endpoints.is_empty() {
+                h2 { "Endpoints that receive nothing more" }
+                p.hint { "They answered that they are gone (410). Send a refused event again to enable its endpoint." }
+                (table(["endpoint", "#dead letters", "events"], &self.disabled(visit), ""))
+            }
         }
     }
 }
 
+impl RaisedPrice {
+    fn row(&self) -> [Markup; 5] {
+        [
+            text(if self.name.is_empty() { &self.plan } else { &self.name }),
+            text(self.backups.as_str()),
+            text(&self.before),
+            text(&self.now),
+            text(grouped(self.instances.unsigned_abs())),
+        ]
+    }
+}
+
 impl Approvals {
+    fn disabled(&self, visit: &Visit) -> Vec<[Markup; 3]> {
+        let row = |dead: &DeadDeliveries| {
+            [
+                text(&dead.endpoint),
+                text(grouped(dead.deliveries)),
+                link(visit, "events?status=dead", "Dead letters"),
+            ]
+        };
+        self.disabled_endpoints.iter().map(row).collect()
+    }
+
     fn spike(&self, visit: &Visit, excess: &Excess) -> Markup {
         let (amount, currency) = (excess.due.amount.to_string(), excess.currency.to_string());
         let announced = self.announced.unwrap_or_default().to_string();

@@ -19,7 +19,7 @@ use crate::console::{
 /// How many entries are shown at once.
 const SHOWN: usize = 50;
 /// A longer chain is verified by `doctor`.
-const VERIFY_WITHIN: Duration = Duration::from_millis(200);
+const VERIFY_WITHIN: Duration = Duration::from_millis(50);
 
 #[derive(Serialize)]
 pub(in crate::console) struct AuditLog {
@@ -99,7 +99,7 @@ impl View for AuditLog {
                 html! { code { (entry.details) } },
             ]
         });
-        let headings = ["#id", "at", "who", "action", "job", "reason", "details"];
+        let headings = ["#id", "at", "who", "action", "~job", "reason", "details"];
         let field = |key: &str| visit.query(key).unwrap_or_default().to_owned();
         html! {
             p { (self.chain()) }

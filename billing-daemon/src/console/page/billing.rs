@@ -8,7 +8,7 @@ use billing_jobs::{
     currency::Currency,
     money::Money,
 };
-use billing_scheduler::RunFilter;
+use billing_scheduler::{RunFilter, RunStatus};
 use maud::{Markup, html};
 use sea_orm::{DbBackend, DbErr, QueryResult};
 use serde::{Serialize, Serializer};
@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     console::{
+        auth::Right,
         chart,
         layout::{Tone, badge, grouped, milliseconds, run_badge, table, text, time},
         problem::Problem,
@@ -31,6 +32,10 @@ const RUNS: u32 = 24;
 pub(in crate::console) struct BillingPage {
     /// At most [`RUNS`] runs of billing, the newest first.
     runs: Vec<BilledRun>,
+    /// What an instance hour may cost without an approval, as decimal text; none without a spike guard.
+    limit_per_hour: Option<String>,
+    #[serde(skip)]
+    limit: Option<(Currency, i64)>,
 }
 
 #[derive(Serialize)]
@@ -80,7 +85,18 @@ pub(in crate::console) async fn read(visit: &Visit) -> Result<BillingPage, Probl
         let adds_up = recorded.is_none_or(|recorded| recorded.amounts() == charged.amounts.amounts());
         BilledRun { run, charged, adds_up }
     };
-    Ok(BillingPage { runs: runs.into_iter().map(billed).collect() })
+    let runs: Vec<BilledRun> = runs.into_iter().map(billed).collect();
+    let limit = limit(&runs, visit.console.shared.expected().billing.spike_factor);
+    Ok(BillingPage { runs, limit_per_hour: limit.map(price_in_words), limit })
+}
+
+/// The highest price of an hour in the main currency, times the factor of the spike guard in tenths.
+fn limit(runs: &[BilledRun], factor: i64) -> Option<(Currency, i64)> {
+    let mut prices = runs.iter().filter(|run| run.run.status == RunStatus::Done);
+    let prices = prices.by_ref().filter_map(|run| run.charged.price());
+    let (main, _) = runs.iter().find_map(|run| run.charged.price())?;
+    let highest = prices.filter(|(currency, _)| *currency == main).map(|(_, price)| price).max()?;
+    (factor > 0).then(|| (main, highest.saturating_mul(factor) / 10))
 }
 
 async fn sums(visit: &Visit, runs: &[RunView]) -> Result<BTreeMap<Uuid, Charged>, Problem> {
@@ -151,10 +167,20 @@ impl View for BillingPage {
         });
         let headings =
             ["scheduled", "status", "#took", "#charged", "#held", "#hours", "#amount", "#per hour"];
+        let limit = self.limit.map(|limit| (limit.1, price_in_words(limit)));
         html! {
+            @if visit.may(Right::Operate) {
+                p { a.button href=(visit.link("billing/dry-run")) { "Dry run" } }
+            }
             @if points.len() > 1 {
                 h2 { "Amount per instance hour" }
-                (chart::line("amount per instance hour", &points))
+                (chart::line("amount per instance hour", &points, limit.as_ref()))
+                p.hint {
+                    "Newest " (points.last().map_or("", |(.., text)| text)) "."
+                    @if let Some((_, text)) = &limit {
+                        " The dashed line is the limit of the spike guard: a run at more than " (text) " waits for an approval."
+                    }
+                }
             }
             h2 { "Last " (self.runs.len()) " runs" }
             (table(headings, &rows.collect::<Vec<_>>(), "No billing run yet."))

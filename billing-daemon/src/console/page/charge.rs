@@ -8,7 +8,7 @@ use crate::{
     console::{
         layout::{Tone, badge, facts, grouped, text, time},
         problem::Problem,
-        visit::{View, Visit},
+        visit::{View, Visit, parse_time},
     },
 };
 
@@ -17,10 +17,8 @@ use crate::{
 pub(in crate::console) struct Charge(ChargeExplanation);
 
 pub(in crate::console) async fn read(visit: &Visit) -> Result<Charge, Problem> {
-    let at = visit.query("at").map(str::parse);
-    let at = at
-        .transpose()
-        .map_err(|_| Problem::BadRequest("`at` must be a time such as `2026-11-22T15:00:00Z`".to_owned()))?;
+    let invalid = || Problem::BadRequest("`at` must be a time such as `2026-11-22T15:00:00Z`".to_owned());
+    let at = visit.query("at").map(|at| parse_time(at).ok_or_else(invalid)).transpose()?;
     Ok(Charge(explain(&visit.console.reading, visit.param("instance"), at).await?))
 }
 

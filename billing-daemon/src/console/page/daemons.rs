@@ -84,7 +84,7 @@ impl View for DaemonsPage {
             ]
         });
         let headings =
-            ["daemon", "state", "billing", "version", "heartbeat", "last seen", "#clock offset", "error"];
+            ["~daemon", "state", "~billing", "version", "~heartbeat", "~last seen", "#clock offset", "error"];
         let guard = self.panel.guard;
         let yes = |yes: bool| text(if yes { "yes" } else { "no" });
         html! {

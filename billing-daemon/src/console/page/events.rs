@@ -109,7 +109,7 @@ impl View for Events {
                 text(delivery.answer()),
             ]
         });
-        let headings = ["at", "type", "organization", "endpoint", "status", "#attempts", "last answer"];
+        let headings = ["~at", "~type", "organization", "endpoint", "status", "#attempts", "last answer"];
         let query = |key: &str| visit.query(key).unwrap_or_default();
         html! {
             (facts(&[("pending", counted(self.pending)), ("dead letters", counted(self.dead))]))

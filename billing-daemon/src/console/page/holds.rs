@@ -2,12 +2,13 @@
 
 use maud::{Markup, html};
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::{
     console::{
         layout::{Tone, badge, grouped, since, table, text},
         problem::Problem,
-        visit::{View, Visit},
+        visit::{View, Visit, pairs},
     },
     holds::{HeldInstance, page},
     status::{HoldSummary, Uncharged},
@@ -35,8 +36,9 @@ pub(in crate::console) async fn read(visit: &Visit) -> Result<Holds, Problem> {
     let reason = visit.query("reason").map(str::to_owned).or_else(first);
     let after = visit.parsed("after")?.unwrap_or_default();
     let mut held = Vec::new();
+    let organization = visit.parsed::<Uuid>("organization")?.map(|id| id.to_string());
     if let Some(reason) = &reason {
-        let read = page(visit.db(), reason, after, visit.query("organization"), SHOWN + 1).await;
+        let read = page(visit.db(), reason, after, organization.as_deref(), SHOWN + 1).await;
         held = read.map_err(|error| Problem::database("read the holds", &error))?;
     }
     let next = (held.len() > SHOWN).then(|| held[SHOWN - 1].id);
@@ -53,6 +55,11 @@ impl View for Holds {
         let of_reason = self.reasons.iter().find(|held| Some(&held.reason) == self.reason.as_ref());
         let label = |held: &HoldSummary| format!("{} ({})", held.reason, grouped(held.owed.instances));
         let rows = self.held.iter().map(|held| row(visit, held));
+        let organization = visit.query("organization").unwrap_or_default();
+        let link = |reason: &str, after: &str| {
+            let query = pairs(&[("reason", reason), ("organization", organization), ("after", after)]);
+            visit.link(format!("holds?{query}"))
+        };
         let headings =
             ["instance", "organization", "#hours", "#amount", "since", "what is wrong", "accepted"];
         html! {
@@ -60,7 +67,7 @@ impl View for Holds {
                 ul {
                     @for held in &self.reasons {
                         li {
-                            a href=(visit.link(format!("holds?reason={}", held.reason)))
+                            a href=(link(&held.reason, ""))
                                 aria-current=[(Some(&held.reason) == self.reason.as_ref()).then_some("true")] { (label(held)) }
                         }
                     }
@@ -71,7 +78,7 @@ impl View for Holds {
             }
             (table(headings, &rows.collect::<Vec<_>>(), "No instance is held."))
             @if let (Some(next), Some(reason)) = (self.next, &self.reason) {
-                p { a href=(visit.link(format!("holds?reason={reason}&after={next}"))) { "Next instances" } }
+                p { a href=(link(reason, &next.to_string())) { "Next instances" } }
             }
             @if !self.uncharged.is_empty() {
                 h2 { "Closed without a charge in the last 30 days" }

@@ -88,7 +88,7 @@ impl View for JobPage {
                 p.hint { (chart::in_words(&self.runs)) }
                 h2 { "Planned and actual times" }
                 (chart::timeline(&self.timeline))
-                (self.timeline.lateness.facts())
+                (self.timeline.lateness())
                 h2 { "Newest runs" }
                 (runs(visit, &self.runs[..self.runs.len().min(LISTED)]))
                 p { a href=(visit.link(format!("jobs/{}/timeline?runs=500", job.job))) { "Older runs" } }
@@ -139,6 +139,6 @@ fn runs(visit: &Visit, runs: &[RunView]) -> Markup {
             text(run.error.as_deref().or(run.reason.as_deref()).unwrap_or_default()),
         ]
     });
-    let headings = ["scheduled", "status", "#took", "#late", "#attempt", "#items", "daemon", "why"];
+    let headings = ["scheduled", "status", "#took", "#late", "#attempt", "#items", "~daemon", "why"];
     table(headings, &rows.collect::<Vec<_>>(), "No runs yet.")
 }

@@ -5,6 +5,7 @@ pub(super) mod audit_log;
 pub(super) mod billing;
 pub(super) mod charge;
 pub(super) mod daemons;
+pub(super) mod dry_run;
 pub(super) mod event;
 pub(super) mod events;
 pub(super) mod holds;

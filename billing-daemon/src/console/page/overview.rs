@@ -107,6 +107,7 @@ fn place(kind: &str) -> Option<(&'static str, &'static str)> {
         "billing_paused" | "billing_silent" | "billing_failed" => ("jobs/billing", "See the job"),
         "spike" => ("approvals", "See the approval"),
         "held" => ("holds", "See the holds"),
+        "delivery_dead" => ("events?status=dead", "See the dead letters"),
         "no_daemon" | "daemon_dead" | "daemon_failing" | "clock_offset" | "panel_guard" => {
             ("daemons", "See the daemons")
         }

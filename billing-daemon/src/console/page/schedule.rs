@@ -13,7 +13,7 @@ use crate::{
     console::{
         layout::{Tone, badge, facts, link, table, text, time},
         problem::Problem,
-        visit::{View, Visit},
+        visit::{View, Visit, parse_time},
     },
     status::JobState,
 };
@@ -107,9 +107,9 @@ fn preview(visit: &Visit, cron: &str) -> Result<Preview, Problem> {
     };
     let zone = visit.query("zone").unwrap_or("UTC");
     let schedule = Schedule::cron(cron, zone).map_err(invalid)?;
-    let from = visit.query("from").map_or(Ok(visit.status.observed_at), str::parse);
-    let from: DateTime<Utc> = from
-        .map_err(|_| Problem::Invalid("the start is not a time such as 2026-11-22T15:00:00Z".to_owned()))?;
+    let from = visit.query("from").map_or(Some(visit.status.observed_at), parse_time);
+    let no_time = || Problem::Invalid("the start is not a time such as 2026-11-22T15:00:00Z".to_owned());
+    let from = from.ok_or_else(no_time)?;
     let found = times(&schedule, from, SHOWN).map_err(invalid)?;
     let expected = visit.console.shared.expected();
     let in_force = match visit.query("job") {
@@ -218,7 +218,7 @@ impl Preview {
             (facts(&[("in words", text(&self.words)), ("time zone", text(&self.zone)), ("lost times", text(self.lost.len().to_string()))]))
             @if !self.lost.is_empty() {
                 p { "Of the schedule in force these times would be lost:" }
-                ul { @for at in &self.lost { li { (time(*at)) } } }
+                ul.times { @for at in &self.lost { li { (time(*at)) } } }
             }
             (table(["scheduled", "local time", "clock", "change"], &rows.collect::<Vec<_>>(), "No scheduled time is left."))
         }

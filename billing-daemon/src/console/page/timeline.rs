@@ -2,16 +2,18 @@
 
 use billing_entities::scheduler_pauses;
 use billing_scheduler::{RunFilter, RunStatus};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use maud::{Markup, html};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{
+    ColumnTrait, DbBackend, EntityTrait, QueryFilter, QueryOrder, QueryResult, QuerySelect, Value,
+};
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use crate::{
     console::{
         chart,
-        layout::{Tone, badge, facts, milliseconds, table, text, time},
+        layout::{Tone, badge, grouped, milliseconds, table, text, time},
         problem::Problem,
         visit::{View, Visit},
     },
@@ -32,8 +34,10 @@ pub(in crate::console) struct Timeline {
     pub(in crate::console) pauses: Vec<PauseSpan>,
     /// The oldest first.
     pub(in crate::console) runs: Vec<TimelineRun>,
-    /// The lateness of the runs that took place.
-    pub(in crate::console) lateness: Lateness,
+    /// The lateness of those of the runs that took place.
+    lateness: Lateness,
+    /// The lateness of the runs of the last 24 hours.
+    lateness_of_day: Lateness,
 }
 
 #[derive(Serialize)]
@@ -61,9 +65,9 @@ fn as_word<S: Serializer>(status: &RunStatus, serializer: S) -> Result<S::Ok, S:
 }
 
 /// Percentiles of the lateness; 0 without a run.
-#[expect(clippy::struct_field_names, reason = "the names are keys of JSON")]
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
-pub(in crate::console) struct Lateness {
+struct Lateness {
+    runs: u64,
     p50_ms: i64,
     p90_ms: i64,
     p99_ms: i64,
@@ -78,17 +82,62 @@ impl Lateness {
             let rank = (values.len() * percent).div_ceil(100).max(1);
             values.get(rank - 1).copied().unwrap_or_default()
         };
-        Self { p50_ms: rank(50), p90_ms: rank(90), p99_ms: rank(99), max_ms: rank(100) }
+        Self {
+            runs: values.len() as u64,
+            p50_ms: rank(50),
+            p90_ms: rank(90),
+            p99_ms: rank(99),
+            max_ms: rank(100),
+        }
     }
 
-    pub(super) fn facts(&self) -> Markup {
+    /// The same of the runs of the last 24 hours, which may be more than a page can read.
+    async fn of_day(visit: &Visit, job: &str) -> Result<Self, Problem> {
+        let begin = visit.status.observed_at - TimeDelta::hours(24);
+        let (late, begin): (_, Value) = match visit.db().get_database_backend() {
+            DbBackend::Sqlite => ("(started_at - scheduled_at) / 1000", begin.timestamp_micros().into()),
+            _ => {
+                ("CAST(floor(extract(epoch FROM started_at - scheduled_at) * 1000) AS bigint)", begin.into())
+            }
+        };
+        let ran = RunStatus::ALL.into_iter().filter(|status| status.has_run());
+        let ran = ran.map(|status| format!("'{}'", status.as_str())).collect::<Vec<_>>().join(", ");
+        let rank = |percent: u32| {
+            format!("coalesce(min(CASE WHEN place * 100 >= runs * {percent} THEN ms END), 0) AS p{percent}")
+        };
+        let sql = format!(
+            "SELECT {}, {}, {}, {}, count(*) AS runs
+               FROM (SELECT ms, row_number() OVER (ORDER BY ms) AS place, count(*) OVER () AS runs
+                       FROM (SELECT CASE WHEN started_at > scheduled_at THEN {late} ELSE 0 END AS ms FROM scheduler_runs
+                              WHERE job = $1 AND started_at > $2 AND status IN ({ran})) AS late) AS ranked",
+            rank(50),
+            rank(90),
+            rank(99),
+            rank(100)
+        );
+        let lateness = |row: &QueryResult| {
+            Ok(Self {
+                runs: row.try_get::<i64>("", "runs")?.unsigned_abs(),
+                p50_ms: row.try_get("", "p50")?,
+                p90_ms: row.try_get("", "p90")?,
+                p99_ms: row.try_get("", "p99")?,
+                max_ms: row.try_get("", "p100")?,
+            })
+        };
+        let found = visit.rows("read how late the job was", &sql, [job.into(), begin], lateness).await?;
+        Ok(found.into_iter().next().unwrap_or_default())
+    }
+
+    fn row(&self, label: &str) -> [Markup; 6] {
         let shown = |ms: i64| text(milliseconds(ms.max(0).unsigned_abs()));
-        facts(&[
-            ("lateness p50", shown(self.p50_ms)),
-            ("p90", shown(self.p90_ms)),
-            ("p99", shown(self.p99_ms)),
-            ("max", shown(self.max_ms)),
-        ])
+        [
+            text(label),
+            text(grouped(self.runs)),
+            shown(self.p50_ms),
+            shown(self.p90_ms),
+            shown(self.p99_ms),
+            shown(self.max_ms),
+        ]
     }
 }
 
@@ -103,6 +152,7 @@ impl Timeline {
         Ok(Self {
             job: job.to_owned(),
             lateness: Lateness::of(lateness.collect()),
+            lateness_of_day: Lateness::of_day(visit, job).await?,
             pauses: pauses(visit, job, begin).await?,
             planned,
             runs: runs
@@ -118,6 +168,13 @@ impl Timeline {
                 })
                 .collect(),
         })
+    }
+
+    /// How late the runs were.
+    pub(super) fn lateness(&self) -> Markup {
+        let headings = ["lateness of", "#runs", "#p50", "#p90", "#p99", "#max"];
+        let shown = format!("the last {} runs", self.runs.len());
+        table(headings, &[self.lateness.row(&shown), self.lateness_of_day.row("the last 24 hours")], "")
     }
 }
 
@@ -168,7 +225,8 @@ impl View for Timeline {
         html! {
             p { a href=(visit.link(format!("jobs/{}", self.job))) { "Job " (self.job) } }
             (chart::timeline(self))
-            (self.lateness.facts())
+            (self.lateness())
+            h2 { "Runs" }
             (table(["scheduled", "started", "ended", "#late", "status"], &rows.collect::<Vec<_>>(), "No runs yet."))
         }
     }
@@ -180,10 +238,11 @@ mod tests {
 
     #[test]
     fn percentiles_are_nearest_ranks() {
-        let lateness = |p50_ms, p90_ms, p99_ms, max_ms| Lateness { p50_ms, p90_ms, p99_ms, max_ms };
-        assert_eq!(Lateness::of(Vec::new()), lateness(0, 0, 0, 0));
-        assert_eq!(Lateness::of(vec![7]), lateness(7, 7, 7, 7));
-        assert_eq!(Lateness::of((1..=100).rev().collect()), lateness(50, 90, 99, 100));
-        assert_eq!(Lateness::of((1..=10).collect()), lateness(5, 9, 10, 10));
+        let lateness =
+            |runs, p50_ms, p90_ms, p99_ms, max_ms| Lateness { runs, p50_ms, p90_ms, p99_ms, max_ms };
+        assert_eq!(Lateness::of(Vec::new()), lateness(0, 0, 0, 0, 0));
+        assert_eq!(Lateness::of(vec![7]), lateness(1, 7, 7, 7, 7));
+        assert_eq!(Lateness::of((1..=100).rev().collect()), lateness(100, 50, 90, 99, 100));
+        assert_eq!(Lateness::of((1..=10).collect()), lateness(10, 5, 9, 10, 10));
     }
 }

@@ -81,12 +81,14 @@ async fn read_watched(
         "SELECT s.*, o.name,
                 (SELECT CAST(w.balance AS text) FROM wallets w WHERE w.organization_id = s.id ORDER BY w.id LIMIT 1) AS balance,
                 (SELECT w.currency FROM wallets w WHERE w.organization_id = s.id ORDER BY w.id LIMIT 1) AS currency
-           FROM (SELECT organization_id AS id, CAST(organization_id AS text) AS organization, state, episode, level, burn, owed, epoch,
-                        runway_hours, coalesce(runway_hours, {UNKNOWN}) AS runway
-                   FROM billing_standings WHERE watched) AS s
+           FROM (SELECT * FROM (
+                   SELECT organization_id AS id, CAST(organization_id AS text) AS organization, state, episode, level, burn, owed, epoch,
+                          runway_hours, coalesce(runway_hours, {UNKNOWN}) AS runway
+                     FROM billing_standings WHERE watched) AS watched
+                  WHERE runway < $1 AND (runway > $2 OR runway = $2 AND organization > $3)
+                  ORDER BY runway, organization LIMIT {}) AS s
            LEFT JOIN organizations o ON o.id = s.id
-          WHERE s.runway < $1 AND (s.runway > $2 OR s.runway = $2 AND s.organization > $3)
-          ORDER BY s.runway, s.organization LIMIT {}",
+          ORDER BY s.runway, s.organization",
         SHOWN + 1
     );
     let values: [Value; 3] = [below.into(), runway.into(), after.into()];
