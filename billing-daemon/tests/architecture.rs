@@ -158,7 +158,7 @@ const STORE: &[&[&str]] = &[
     &["connection_check", "transaction"],
     &["audit_log", "connector", "dialect"],
     &["connection", "database", "rows", "statements"],
-    &["control", "store"],
+    &["control", "prune_runs", "store"],
     &["queue"],
     &["migrations"],
     &["lib"],
