@@ -10,6 +10,8 @@ pub(super) const SUSPEND: &str = "billing.service.suspend";
 pub(super) const RESUME: &str = "billing.service.resume";
 pub(super) const PROBLEM_APPEARED: &str = "billing.problem.appeared";
 pub(super) const PROBLEM_CLEARED: &str = "billing.problem.cleared";
+/// The type of an event that only tests an endpoint; it is not stored.
+pub const TEST: &str = "billing.test";
 
 /// The types of events.
 pub const TYPES: [&str; 8] =

@@ -38,7 +38,7 @@ pub use self::{
         Answer, DeliverParams, DeliverySettings, Endpoint, EndpointKind, EndpointParams, Status, Verdict,
     },
     evaluate::{Claim, Evaluation, EvaluationError},
-    event_type::{TYPES, notice_type, order_type},
+    event_type::{TEST, TYPES, notice_type, order_type},
     job::PrepaidJob,
     params::{PrepaidMode, PrepaidParams},
     rules::{Level, Mode, Policy, PolicyMode, Rules},

@@ -151,6 +151,13 @@ async fn test_event_shows_answer_of_endpoint(db: &Db) {
     panel.replies([Reply::status(410)]);
     program.run("webhook test panel").await.expect_code(1);
     assert_eq!(panel.kinds(), ["billing.test"; 2]);
+    let mailed =
+        json(&program.run("webhook test mail --to ada@customer.example --json").await.expect_code(0));
+    assert_eq!(mailed["answer"]["code"], 250);
+    assert_eq!(mails.subjects(), ["Test of the mails about your balance"]);
+    for wrong in ["webhook test mail", "webhook test panel --to ada@customer.example"] {
+        program.run(wrong).await.expect_code(64);
+    }
     let text = program.run("webhook test panl").await.expect_code(64).text();
     assert!(text.contains("did you mean `panel`?"), "{text}");
     let wrong = program.file("panel-secret", "whsec_c2hvcnQ=");

@@ -1,6 +1,6 @@
 //! `webhook test`: whether an endpoint answers.
 
-use billing_jobs::prepaid::Verdict;
+use billing_jobs::prepaid::{TEST, Verdict};
 use billing_scheduler::{Clock as _, SystemClock};
 use chrono::SecondsFormat;
 use clap::{Args, Subcommand};
@@ -26,6 +26,9 @@ pub(crate) struct TestArgs {
     /// The name of the endpoint in jobs.toml
     #[arg(value_name = "ENDPOINT")]
     endpoint: String,
+    /// The recipient, which only an endpoint of kind `mail` needs
+    #[arg(long, value_name = "ADDRESS")]
+    to: Option<String>,
     #[command(flatten)]
     format: JsonArgs,
 }
@@ -42,11 +45,26 @@ pub(crate) async fn execute(session: &Session<'_>, action: &WebhookCommand) -> R
             None => failure.help(format!("known endpoints: {}", names.join(", "))),
         });
     };
+    let data = match (&options.to, endpoint.is_mail()) {
+        (Some(to), true) => json!({ "name": to }),
+        (None, false) => json!({}),
+        (None, true) => {
+            let failure = Failure::new(
+                Exit::Usage,
+                format!("{} sends mails, so a test needs a recipient", endpoint.name),
+            );
+            return Err(failure.help("add --to ADDRESS"));
+        }
+        (Some(_), false) => {
+            let failure = Failure::new(Exit::Usage, format!("{} sends no mails", endpoint.name));
+            return Err(failure.help("remove --to"));
+        }
+    };
     let (clock, id) = (SystemClock, Uuid::now_v7().to_string());
     let now = clock.now().to_rfc3339_opts(SecondsFormat::Secs, true);
-    let body = json!({ "type": "billing.test", "timestamp": now, "data": {} }).to_string();
+    let body = json!({ "type": TEST, "timestamp": now, "data": data }).to_string();
     let started = clock.monotonic();
-    let answer = endpoint.send(&id, &body, None).await;
+    let answer = endpoint.send(&id, &body, options.to.clone()).await;
     let ms = clock.monotonic().saturating_sub(started).as_millis();
     let is_accepted = matches!(answer.verdict, Verdict::Done | Verdict::Begun);
     if options.format.json {

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
+use crate::prepaid::event_type::TEST;
+
 /// The columns of a line of plain text.
 const WIDTH: usize = 72;
 
@@ -138,6 +140,13 @@ fn content(kind: &str, data: &Data) -> Result<(String, Vec<String>), String> {
         "billing.service.resume" | "billing.wallet.recovered" => (
             "Your servers are switched on again".to_owned(),
             vec!["Thank you: money has arrived, and your servers are switched on again.".to_owned()],
+        ),
+        TEST => (
+            "Test of the mails about your balance".to_owned(),
+            vec![
+                "This mail tests whether messages about your balance arrive. Your balance is unchanged."
+                    .to_owned(),
+            ],
         ),
         other => return Err(format!("no mail is written for events of type {other}")),
     })

@@ -128,7 +128,8 @@ impl Endpoint {
     }
 
     /// Whether it gets mails, each to the customer of its event.
-    pub(super) fn is_mail(&self) -> bool {
+    #[must_use]
+    pub fn is_mail(&self) -> bool {
         matches!(self.target, Target::Mail(_))
     }
 
