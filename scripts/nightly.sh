@@ -58,6 +58,9 @@ for version, names in packages.items():
     return $code
 }
 
+# .github/workflows/ci.yml checks each change on macOS and Windows themselves.
+other_platforms() { ./scripts/check-targets.sh; }
+
 ignored_tests() { cargo test --release --workspace --locked -- --ignored; }
 
 simulation() { SEEDS=${NIGHTLY_SEEDS:-1000000} cargo test --release --locked --package billing-scheduler --test simulation; }
@@ -156,7 +159,7 @@ book() {
     mdbook build docs && ./scripts/check-book.py target/book
 }
 
-all=(packages oldest_compiler debian container advisories book browser ignored_tests model simulation properties faults prepaid cluster benchmarks)
+all=(packages oldest_compiler other_platforms debian container advisories book browser ignored_tests model simulation properties faults prepaid cluster benchmarks)
 case ${1:-} in
 --list) printf '%s\n' "${all[@]}"; exit 0 ;;
 -*) die "unknown option $1" "scripts/nightly.sh [--list | STEP...]" ;;
