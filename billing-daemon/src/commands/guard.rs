@@ -71,7 +71,7 @@ fn login_advice(owner: &str, by_owner: bool) -> String {
     if by_owner {
         format!(
             "the login {owner} owns the panel's tables, so a daemon with this login could drop the panel guard or rewrite the \
-             ledger; use a separate login with the rights that docs/operations.md lists"
+             ledger; use a separate login with the rights that docs/operate/roles.md lists"
         )
     } else {
         format!("the panel guard acts with the rights of {owner}; a daemon with another login cannot drop it")
