@@ -127,7 +127,7 @@ pub struct PriceChange {
     pub backups: Backups,
     /// The rate that runs saw last.
     pub before: Rate,
-    /// The current rate.
+    /// The rate of the plan's row, which the next run uses.
     pub now: Rate,
 }
 

@@ -19,7 +19,7 @@ const NEEDED_TO_ADJUST: [Right; 4] = [
     ("scheduler_audit_log", "SELECT, INSERT", &[]),
 ];
 
-/// What billing needs.
+/// The rights without which the login of the daemon cannot bill.
 const NEEDED: [Right; 39] = [
     ("organizations", "SELECT", &[]),
     ("wallets", "SELECT", &[]),

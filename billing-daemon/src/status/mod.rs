@@ -72,7 +72,7 @@ impl From<&Config> for Expected {
     }
 }
 
-/// The parameters of the first job of this kind; the defaults if there is none.
+/// The parameters of the first job of this kind, or the defaults if no job is of this kind.
 fn params_of<T: DeserializeOwned + Default>(config: &Config, kind: &str) -> T {
     let job = config.jobs.iter().find(|(spec, _)| spec.kind == kind);
     job.and_then(|(_, params)| serde_json::from_value(params.clone()).ok()).unwrap_or_default()

@@ -238,7 +238,7 @@ impl Biller {
     /// Returns what the next run would charge, at most. Locks and writes nothing.
     ///
     /// # Errors
-    /// The database fails.
+    /// What is due cannot be read.
     pub async fn forecast(&self) -> Result<Forecast, BillingError> {
         let Assessment { due, ceilings, spike } = self.assess(None, true).await?;
         Ok(Forecast { due: due.unwrap_or_default(), ceilings, spike })
@@ -275,7 +275,7 @@ impl Biller {
     /// Returns the current prices that differ from those that runs saw last.
     ///
     /// # Errors
-    /// The database fails.
+    /// The plans or the prices that runs saw cannot be read.
     pub async fn price_changes(&self) -> Result<Vec<PriceChange>, DbErr> {
         Ok(self.prices().await?.0.changes())
     }

@@ -123,7 +123,7 @@ pub struct BillReport {
 /// What the next run would charge, at most: the sums ignore that a wallet may not cover it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Forecast {
-    /// What is due.
+    /// The sums of all hours that are due.
     pub due: TotalsByCurrency,
     /// The most that the run may charge; a missing currency has no limit.
     pub ceilings: BTreeMap<Currency, Money>,

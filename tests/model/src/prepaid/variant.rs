@@ -28,7 +28,7 @@ pub struct Guards {
     pub window: bool,
     /// An exempt organization is not suspended.
     pub exempt: bool,
-    /// A suspension waits for the time before which there is none.
+    /// No suspension is ordered before the time that the policy of the organization names.
     pub not_before: bool,
 }
 
