@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use billing_test_support::{
-    Db, Fleet, Instance, Login, Plan, Program, on_every_engine, on_variants, operations,
+    Db, Fleet, Instance, Login, Panel, Plan, Postgres, Program, on_every_engine, on_variants, operations,
 };
 use chrono::TimeDelta;
 use serde_json::Value;
@@ -129,6 +129,23 @@ async fn missing_prepaid_rights_are_reported(db: &Db) {
     assert_eq!(without_host(wrong(&findings(&program, 0).await)), ["warn daemons"]);
 }
 
+/// Roles belong to all databases of a server, so this test has a separate one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn missing_adjust_role_is_reported() {
+    let db = Db::on_server(Postgres::private().await, Panel::G2, Login::Billing).await;
+    let jobs = |prepaid: &str| daemon(&db, &[STATE, BILLING, HEARTBEAT, prepaid]);
+    let with_prepaid = jobs(&job("prepaid", "prepaid", "60s", ""));
+    db.execute("ALTER ROLE billing_adjust RENAME TO former_billing_adjust").await;
+    let found = findings(&with_prepaid, 0).await;
+    let finding = found.iter().find(|finding| finding["check"] == "billing_adjust").expect("a finding");
+    assert_eq!(finding["verdict"], "warn");
+    assert!(finding["advice"].to_string().contains("docs/operate/roles.md"), "{finding}");
+    let without = findings(&jobs(""), 0).await;
+    assert!(without.iter().all(|finding| finding["check"] != "billing_adjust"), "no policy is set there");
+    db.execute("ALTER ROLE former_billing_adjust RENAME TO billing_adjust").await;
+    assert!(!wrong(&findings(&with_prepaid, 0).await).contains(&"warn billing_adjust".to_owned()));
+}
+
 async fn policy_hiding_wallets_is_reported(db: &Db) {
     seed(db, 1).await;
     let program = daemon(db, &[BILLING, HEARTBEAT]);
@@ -149,7 +166,7 @@ async fn owner_role_is_reported_as_excessive(db: &Db) {
 
 async fn panel_biller_without_guard_fails_doctor(db: &Db) {
     let alone = program().env("DATABASE_URL", &db.url).file("jobs.toml", &[BILLING, HEARTBEAT].concat());
-    let expected = db.panel != billing_test_support::Panel::G1;
+    let expected = db.panel != Panel::G1;
     let found = findings(&alone, i32::from(expected)).await;
     assert_eq!(wrong(&found).contains(&"fail panel".to_owned()), expected, "{found:#?}");
 }
