@@ -6,6 +6,7 @@ use std::{
     fs, io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use axum::{
@@ -25,6 +26,34 @@ pub trait Provider: Send + Sync + 'static {
     /// # Errors
     /// The provider does not answer. The event is then sent again.
     fn set_running(&self, instance: &str, runs: bool) -> io::Result<()>;
+
+    /// All instances of an organization, for an order that does not list them because there are more than 1,000: from the table of the
+    /// panel, or with [`read_instances`].
+    ///
+    /// # Errors
+    /// They cannot be read. The event is then sent again.
+    fn instances(&self, organization: &str) -> io::Result<Vec<String>>;
+}
+
+/// Reads the instances of an organization from the HTTP interface of the daemon, such as `http://127.0.0.1:9464`, page by page.
+///
+/// # Errors
+/// The daemon does not answer, or has no such organization.
+pub fn read_instances(daemon: &str, organization: &str) -> io::Result<Vec<String>> {
+    let agent = ureq::Agent::new_with_config(
+        ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(10))).build(),
+    );
+    let mut found = Vec::new();
+    // All ids are greater.
+    let mut after = "00000000-0000-0000-0000-000000000000".to_owned();
+    loop {
+        let url = format!("{daemon}/api/standings/{organization}/instances?after={after}");
+        let page = agent.get(&url).call().and_then(|mut answer| answer.body_mut().read_to_string());
+        let page: Vec<Instance> = serde_json::from_str(&page.map_err(io::Error::other)?)?;
+        let Some(last) = page.last() else { return Ok(found) };
+        after.clone_from(&last.id);
+        found.extend(page.into_iter().map(|instance| instance.provider_instance_id));
+    }
 }
 
 #[derive(Deserialize)]
@@ -44,6 +73,7 @@ struct Order {
 
 #[derive(Deserialize)]
 struct Instance {
+    id: String,
     provider_instance_id: String,
 }
 
@@ -98,10 +128,12 @@ impl<P: Provider> Receiver<P> {
         if orders.get(&order.organization).is_some_and(|known| *known >= order.number) {
             return Ok(());
         }
-        // A panel reads its own table of instances if an order does not list them.
-        let listed = order.instances.as_deref().ok_or(io::ErrorKind::Unsupported)?;
-        for instance in listed {
-            self.provider.set_running(&instance.provider_instance_id, runs)?;
+        let instances = match &order.instances {
+            Some(listed) => listed.iter().map(|instance| instance.provider_instance_id.clone()).collect(),
+            None => self.provider.instances(&order.organization)?,
+        };
+        for instance in instances {
+            self.provider.set_running(&instance, runs)?;
         }
         let mut next = orders.clone();
         next.insert(order.organization.clone(), order.number);

@@ -1,8 +1,9 @@
-//! Serves the receiver on 127.0.0.1:8080, for events with the secret in `WEBHOOK_SECRET`. It prints what a panel would do.
+//! Serves the receiver on 127.0.0.1:8080, for events with the secret in `WEBHOOK_SECRET`, of a daemon whose HTTP interface listens on
+//! 127.0.0.1:9464. It prints what a panel would do.
 
 use std::{env, io};
 
-use panel_hooks::{Provider, Receiver};
+use panel_hooks::{Provider, Receiver, read_instances};
 
 struct Printed;
 
@@ -10,6 +11,10 @@ impl Provider for Printed {
     fn set_running(&self, instance: &str, runs: bool) -> io::Result<()> {
         println!("{} instance {instance}", if runs { "start" } else { "stop and lock" });
         Ok(())
+    }
+
+    fn instances(&self, organization: &str) -> io::Result<Vec<String>> {
+        read_instances("http://127.0.0.1:9464", organization)
     }
 }
 
