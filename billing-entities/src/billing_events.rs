@@ -16,8 +16,8 @@ pub struct Model {
     pub kind: String,
     /// The customer; `None` if the event is for operators.
     pub organization_id: Option<Id>,
-    /// The number of an order to suspend or to resume.
-    pub epoch: Option<i64>,
+    /// The number of an order to suspend or to resume, which is `order` in JSON.
+    pub order_number: Option<i64>,
     /// How many endpoints receive it: the number of its deliveries.
     pub endpoints: i32,
     /// The JSON text that is signed and sent.

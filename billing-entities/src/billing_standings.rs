@@ -30,12 +30,12 @@ pub struct Model {
     pub runway_hours: Option<i64>,
     /// The time since which the wallet has not covered the next hour.
     pub exhausted_at: Option<Instant>,
-    /// The number of the newest order; 0 if there was none.
-    pub epoch: i64,
+    /// The number of the newest order, which is `order` in JSON; 0 if there was none.
+    pub order_number: i64,
     /// What that order wants: `running` or `suspended`.
     pub desired: String,
     /// The number of the newest order that every needed endpoint has accepted.
-    pub acked_epoch: Option<i64>,
+    pub acked_order: Option<i64>,
     pub acked_at: Option<Instant>,
     /// The time at which the row was written last. A check that changes nothing does not write it.
     pub evaluated_at: Instant,

@@ -140,7 +140,8 @@ async fn analyze_small_fleet(db: &Db) {
 async fn seed_plans_and_holds(db: &Db) {
     db.execute(
         "INSERT INTO billing_standings
-             (organization_id, state, since, watched, episode, level, burn, owed, runway_hours, epoch, desired, evaluated_at)
+             (organization_id, state, since, watched, episode, level, burn, owed, runway_hours, order_number, desired,
+              evaluated_at)
          SELECT id, 'suspended', now(), true, 0, -1, 1, 1, -1, 7, 'suspended', now() FROM organizations;
          INSERT INTO billing_events (id, type, organization_id, endpoints, body, created_at)
          SELECT gen_random_uuid(), 'billing.wallet.low', id, 1, '{}', now() FROM organizations, generate_series(1, 3);

@@ -2,7 +2,7 @@
 
 use billing_jobs::{
     DELIVER_KIND, DeliverParams, PREPAID_KIND, PrepaidParams,
-    prepaid::{Desired, Level, PrepaidMode, notice_type, order_type},
+    prepaid::{Desired, Level, Mode, notice_type, order_type},
 };
 use serde::de::DeserializeOwned;
 
@@ -33,7 +33,7 @@ pub(super) fn check(report: &Report<'_>, jobs: &[Draft<'_>]) {
             return;
         }
         let name = match mode {
-            PrepaidMode::Enforce => "enforce",
+            Mode::Enforce => "enforce",
             _ => "notify",
         };
         let message =
@@ -41,11 +41,11 @@ pub(super) fn check(report: &Report<'_>, jobs: &[Draft<'_>]) {
         let help = format!("add one with `types = {types:?}` to the job of kind `{DELIVER_KIND}`");
         report.error_with_help(&job.header, message, Some(help));
     };
-    if mode != PrepaidMode::Watch {
+    if mode != Mode::Watch {
         let levels = [Level(1), Level::EXHAUSTED, Level::FINAL];
         require(&levels.map(notice_type), "notices");
     }
-    if mode == PrepaidMode::Enforce {
+    if mode == Mode::Enforce {
         require(&[Desired::Suspended, Desired::Running].map(order_type), "orders");
     }
 }

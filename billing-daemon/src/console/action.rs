@@ -382,7 +382,7 @@ pub(super) async fn policy(visit: &Visit, fields: &Fields) -> Result<Done, Probl
     })
 }
 
-async fn change_event(visit: &Visit, fields: &Fields, change: DeliveryChange) -> Result<Done, Problem> {
+async fn change_event(visit: &Visit, fields: &Fields, change: DeliveryChange<'_>) -> Result<Done, Problem> {
     let author =
         Author { name: &visit.person.name, reason: Some(fields.reason()?), request: Some(fields.request()?) };
     let event = event::known(visit).await?;
@@ -392,7 +392,7 @@ async fn change_event(visit: &Visit, fields: &Fields, change: DeliveryChange) ->
 }
 
 pub(super) async fn redeliver(visit: &Visit, fields: &Fields) -> Result<Done, Problem> {
-    change_event(visit, fields, DeliveryChange::Redeliver).await
+    change_event(visit, fields, DeliveryChange::Redeliver(None)).await
 }
 
 pub(super) async fn cancel_delivery(visit: &Visit, fields: &Fields) -> Result<Done, Problem> {

@@ -143,7 +143,7 @@ impl AppState {
 }
 
 /// The paths of the interface, each with its handler.
-fn routes() -> [(&'static str, MethodRouter<Arc<AppState>>); 9] {
+fn routes() -> [(&'static str, MethodRouter<Arc<AppState>>); 10] {
     [
         ("/healthz", get(handlers::healthz)),
         ("/readyz", get(handlers::readyz)),
@@ -152,6 +152,7 @@ fn routes() -> [(&'static str, MethodRouter<Arc<AppState>>); 9] {
         ("/api/jobs", get(handlers::jobs)),
         ("/api/runs", get(handlers::runs)),
         ("/api/standings", get(standings::standings)),
+        ("/api/standings/{organization}/instances", get(standings::instances)),
         ("/api/health/billing-daemon", get(handlers::panel_health)),
         ("/api/openapi.json", get(handlers::openapi)),
     ]

@@ -32,6 +32,7 @@ impl Modify for OptionalToken {
         handlers::jobs,
         handlers::runs,
         standings::standings,
+        standings::instances,
         handlers::panel_health,
         handlers::openapi,
     )

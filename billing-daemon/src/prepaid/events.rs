@@ -100,8 +100,10 @@ fn view(row: &QueryResult) -> Result<DeliveryView, DbErr> {
 
 /// What an operator changes about the deliveries of an event.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum DeliveryChange {
-    Redeliver,
+pub(crate) enum DeliveryChange<'a> {
+    /// Send it again to the endpoints that have not accepted it; or to this one, even if it has.
+    Redeliver(Option<&'a str>),
+    /// Give up what is pending or dead.
     Cancel,
 }
 
@@ -109,27 +111,31 @@ pub(crate) enum DeliveryChange {
 pub(crate) async fn change_deliveries(
     db: &DatabaseConnection,
     event: &str,
-    change: DeliveryChange,
+    change: DeliveryChange<'_>,
     author: Author<'_>,
 ) -> Result<Option<u64>, DbErr> {
-    let (action, set) = match change {
-        DeliveryChange::Redeliver => (
-            "redeliver",
-            format!(
-                "status = 'pending', attempts = 0, next_at = {}, claimed_until = NULL, last_code = NULL, sent_at = NULL
-                  WHERE true",
-                now(db)
-            ),
-        ),
+    let again = format!(
+        "status = 'pending', attempts = 0, next_at = {}, claimed_until = NULL, last_code = NULL, sent_at = NULL",
+        now(db)
+    );
+    let mut details = json!({ "event": event });
+    let mut values: Vec<Value> = vec![event.into()];
+    let (action, set, condition) = match change {
+        DeliveryChange::Redeliver(None) => ("redeliver", &*again, "status <> 'sent'"),
+        DeliveryChange::Redeliver(Some(endpoint)) => {
+            values.push(endpoint.into());
+            details["endpoint"] = endpoint.into();
+            ("redeliver", &*again, "endpoint = $2")
+        }
         DeliveryChange::Cancel => {
-            ("cancel delivery", "status = 'cancelled', claimed_until = NULL WHERE status IN ('pending', 'dead')".into())
+            ("cancel delivery", "status = 'cancelled', claimed_until = NULL", "status IN ('pending', 'dead')")
         }
     };
     let uuid = if db.get_database_backend() == DbBackend::Sqlite { "" } else { "::uuid" };
-    let sql = format!("UPDATE billing_deliveries SET {set} AND event_id = $1{uuid}");
+    let sql = format!("UPDATE billing_deliveries SET {set} WHERE event_id = $1{uuid} AND {condition}");
     let txn = begin_command(db).await?;
-    let changed = txn.execute_raw(statement(&txn, &sql, [event.into()])).await?.rows_affected();
-    let details = json!({ "event": event, "deliveries": changed });
+    let changed = txn.execute_raw(statement(&txn, &sql, values)).await?.rows_affected();
+    details["deliveries"] = changed.into();
     if !author.record(&txn, AuditEvent::new(author.name, action, "deliver", details)).await? {
         txn.rollback().await?;
         return Ok(None);

@@ -55,7 +55,7 @@ impl From<&Assessment> for WalletView {
             state: found.standing.state.as_str(),
             episode: found.standing.episode,
             notices,
-            order: Some(found.standing.epoch).filter(|epoch| *epoch > 0),
+            order: Some(found.standing.order_number).filter(|number| *number > 0),
             problem: found.account.as_ref().err().cloned(),
             runway: found.facts.runway,
         }

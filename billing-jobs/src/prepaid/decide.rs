@@ -76,7 +76,7 @@ pub struct Standing {
     /// Since when the wallet has not covered the next hour.
     pub exhausted_at: Option<Micros>,
     /// The number of the newest order; 0 if there was none.
-    pub epoch: i64,
+    pub order_number: i64,
     /// What that order wants.
     pub desired: Desired,
 }
@@ -91,7 +91,7 @@ impl Standing {
             episode: 0,
             level: None,
             exhausted_at: None,
-            epoch: 0,
+            order_number: 0,
             desired: Desired::Running,
         }
     }
@@ -120,8 +120,8 @@ impl Standing {
     pub(super) fn order(&mut self, desired: Desired, now: Micros) -> Order {
         self.desired = desired;
         // A receiver keeps the greatest number. After a restore the time is greater than any number that was lost.
-        self.epoch = self.epoch.saturating_add(1).max(now);
-        Order { epoch: self.epoch, desired }
+        self.order_number = self.order_number.saturating_add(1).max(now);
+        Order { number: self.order_number, desired }
     }
 }
 
@@ -213,7 +213,7 @@ pub struct NoticeRow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
     /// Its number, greater than that of any earlier order of the organization.
-    pub epoch: i64,
+    pub number: i64,
     /// What the panel is to bring about.
     pub desired: Desired,
 }

@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 use super::{
     Decision, Desired, Mode, Prepaid,
     assessment::{Assessment, Change},
-    event::{Event, LISTED_INSTANCES, events},
+    event::{Event, Instance, InstanceList, LISTED_INSTANCES, events},
     read::{Context, PAGE, Selection},
 };
 use crate::{fault_injection::mutated, period::Micros};
@@ -190,8 +190,9 @@ impl Prepaid {
         let ordered = decided.iter().filter(|(_, decision)| decision.order.is_some());
         let ordered: Vec<&str> = ordered.map(|(one, _)| one.organization.as_str()).collect();
         let instances = self.instances(txn, &ordered).await?;
+        let none = InstanceList::from(Vec::new());
         let of_one = |(one, decision): &(&Assessment, &Decision)| {
-            let instances = instances.get(&one.organization).map_or(&[][..], Vec::as_slice);
+            let instances = instances.get(&one.organization).unwrap_or(&none);
             events(&self.rules, mode, one, decision, instances)
         };
         Ok(decided.iter().flat_map(of_one).collect())
@@ -205,7 +206,7 @@ impl Prepaid {
         now: Micros,
         events: &[Event],
     ) -> Result<(), EvaluationError> {
-        let orders = events.iter().filter(|event| event.epoch.is_some());
+        let orders = events.iter().filter(|event| event.order_number.is_some());
         let ordered: Vec<&str> = orders.filter_map(|event| event.organization.as_deref()).collect();
         if !ordered.is_empty() {
             let ordered = Json::from(ordered).to_string();
@@ -233,24 +234,36 @@ impl Prepaid {
         insert(txn, "billing_deliveries", &self.sql.insert_deliveries, &deliveries).await
     }
 
-    /// The instances of these organizations, of each one more than an order lists at most.
+    /// The instances of these organizations, as an order lists them.
     pub(super) async fn instances(
         &self,
         txn: &Transaction,
         organizations: &[&str],
-    ) -> Result<BTreeMap<String, Vec<Json>>, DbErr> {
-        let mut instances: BTreeMap<String, Vec<Json>> = BTreeMap::new();
+    ) -> Result<BTreeMap<String, InstanceList>, DbErr> {
         if organizations.is_empty() {
-            return Ok(instances);
+            return Ok(BTreeMap::new());
         }
-        let limit = i64::try_from(LISTED_INSTANCES + 1).unwrap_or(i64::MAX);
-        let values: [Value; 2] = [Json::from(organizations).to_string().into(), limit.into()];
+        let found = self.instances_after(txn, organizations, "", LISTED_INSTANCES + 1).await?;
+        Ok(found.into_iter().map(|(organization, found)| (organization, found.into())).collect())
+    }
+
+    /// The instances of these organizations after the one with the id `after`, at most `limit` of each.
+    pub(super) async fn instances_after(
+        &self,
+        txn: &Transaction,
+        organizations: &[&str],
+        after: &str,
+        limit: usize,
+    ) -> Result<BTreeMap<String, Vec<Instance>>, DbErr> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let values: [Value; 3] = [Json::from(organizations).to_string().into(), limit.into(), self.id(after)];
+        let mut instances: BTreeMap<String, Vec<Instance>> = BTreeMap::new();
         for row in txn.query_all_raw(statement(txn, &self.sql.instances, values)).await? {
-            let instance = json!({
-                "id": row.try_get::<String>("", "id")?,
-                "provider_instance_id": columns::lossy(&row, "provider_instance_id"),
-                "label": columns::lossy(&row, "label"),
-            });
+            let instance = Instance {
+                id: row.try_get("", "id")?,
+                provider_instance_id: columns::lossy(&row, "provider_instance_id"),
+                label: columns::lossy(&row, "label"),
+            };
             instances.entry(row.try_get("", "organization")?).or_default().push(instance);
         }
         Ok(instances)
@@ -319,7 +332,7 @@ fn standing_row(assessment: &Assessment, Change { decision, stored }: &Change) -
         "owed": account.map(|account| account.owed.0),
         "runway_hours": stored.runway_hours,
         "exhausted_at": standing.exhausted_at,
-        "epoch": standing.epoch,
+        "order_number": standing.order_number,
         "desired": standing.desired.as_str(),
         "evaluated_at": assessment.facts.now,
     })
@@ -330,7 +343,7 @@ fn event_row(event: &Event, endpoints: usize, now: Micros) -> Json {
         "id": event.id,
         "type": event.kind,
         "organization_id": event.organization,
-        "epoch": event.epoch,
+        "order_number": event.order_number,
         "endpoints": endpoints,
         "body": event.body,
         "created_at": now,

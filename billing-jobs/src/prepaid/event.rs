@@ -1,6 +1,7 @@
 //! The events of the policy: what a receiver gets, as it is signed and stored.
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 use uuid::Uuid;
 
@@ -16,6 +17,33 @@ use crate::period::{HOUR, Micros};
 /// How many instances an order lists at most.
 pub(super) const LISTED_INSTANCES: usize = 1_000;
 
+/// An instance that is to be suspended or resumed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Instance {
+    /// The id of the instance in the panel.
+    pub id: String,
+    /// Its id at the provider; empty if it has none.
+    pub provider_instance_id: String,
+    /// Its name, as the customer chose it.
+    pub label: String,
+}
+
+/// The instances of an organization, or that there are more than an order lists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InstanceList {
+    /// None if there are more than 1,000.
+    pub instances: Option<Vec<Instance>>,
+    /// Whether they must be read in pages.
+    pub more: bool,
+}
+
+impl From<Vec<Instance>> for InstanceList {
+    fn from(found: Vec<Instance>) -> Self {
+        let more = found.len() > LISTED_INSTANCES;
+        Self { instances: Some(found).filter(|_| !more), more }
+    }
+}
+
 /// An event to be stored.
 #[derive(Clone, Debug)]
 pub(super) struct Event {
@@ -24,7 +52,7 @@ pub(super) struct Event {
     /// None of an event for operators.
     pub(super) organization: Option<String>,
     /// The number of an order.
-    pub(super) epoch: Option<i64>,
+    pub(super) order_number: Option<i64>,
     /// The notice that it sends.
     pub(super) level: Option<Level>,
     pub(super) body: String,
@@ -36,17 +64,24 @@ pub(super) fn events(
     mode: Mode,
     found: &Assessment,
     decision: &Decision,
-    instances: &[Json],
+    instances: &InstanceList,
 ) -> Vec<Event> {
     if mode == Mode::Watch {
         return Vec::new();
     }
     let now = found.facts.now;
-    let event = |kind: &'static str, epoch, level, fields: Json| {
+    let event = |kind: &'static str, order_number, level, fields: Json| {
         let mut data = account(rules, found);
         data.extend(fields.as_object().cloned().unwrap_or_default());
-        let body = json!({ "type": kind, "timestamp": instant(now), "data": data }).to_string();
-        Event { id: Uuid::now_v7(), kind, organization: Some(found.organization.clone()), epoch, level, body }
+        let body = body(kind, now, &data.into());
+        Event {
+            id: Uuid::now_v7(),
+            kind,
+            organization: Some(found.organization.clone()),
+            order_number,
+            level,
+            body,
+        }
     };
     let mut events = Vec::new();
     for notice in decision.notices.iter().filter(|notice| !notice.passed) {
@@ -59,19 +94,16 @@ pub(super) fn events(
     }
     if let Some(order) = &decision.order {
         let mut fields = json!({
-            "order": order.epoch,
+            "order": order.number,
             "since": instant(found.standing.since),
             "notices": delivered(found),
-            "instances": instances,
+            "instances": instances.instances,
+            "more": instances.more,
         });
-        if instances.len() > LISTED_INSTANCES {
-            fields["instances"] = Json::Null;
-            fields["more"] = json!(true);
-        }
         if order.desired == Desired::Suspended {
             fields["reason"] = json!("insufficient_balance");
         }
-        events.push(event(order_type(order.desired), Some(order.epoch), None, fields));
+        events.push(event(order_type(order.desired), Some(order.number), None, fields));
         // A customer is thanked for a payment, not for an exemption.
         let is_paid = found.facts.runway.is_some_and(|runway| runway.covers(rules.resume_hours));
         if order.desired == Desired::Running && is_paid {
@@ -79,6 +111,11 @@ pub(super) fn events(
         }
     }
     events
+}
+
+/// The text of an event that is signed and sent.
+pub(super) fn body(kind: &str, now: Micros, data: &Json) -> String {
+    json!({ "type": kind, "timestamp": instant(now), "data": data }).to_string()
 }
 
 /// The figures that every event contains.

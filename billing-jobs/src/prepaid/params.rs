@@ -6,17 +6,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::{
-    rules::{Mode, Rules},
+    rules::{Mode, Rules, micros},
     window::{Window, WindowParams},
 };
-use crate::period::Micros;
 
 /// The parameters of kind `prepaid`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct PrepaidParams {
     /// `watch` evaluates and records what would be sent, `notify` sends notices, `enforce` also suspends and resumes.
-    pub mode: PrepaidMode,
+    pub mode: Mode,
     /// The hours of runway at which customers are notified, the highest first.
     #[serde(deserialize_with = "notice_hours")]
     #[schemars(length(min = 1), inner(range(min = 1, max = 720)))]
@@ -64,23 +63,10 @@ impl<'de> Deserialize<'de> for WhileSuspended {
     }
 }
 
-/// The modes of the job.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum PrepaidMode {
-    /// Nothing is sent.
-    #[default]
-    Watch,
-    /// Notices are sent.
-    Notify,
-    /// Notices and orders are sent.
-    Enforce,
-}
-
 impl Default for PrepaidParams {
     fn default() -> Self {
         Self {
-            mode: PrepaidMode::Watch,
+            mode: Mode::Watch,
             notice_hours: vec![72, 24, 1],
             grace: Duration::from_hours(24),
             resume_hours: std::num::NonZeroU16::MIN,
@@ -96,19 +82,10 @@ impl PrepaidParams {
     /// The rules that these parameters set.
     #[must_use]
     pub fn rules(&self) -> Rules {
-        let grace = Micros::try_from(self.grace.as_micros()).unwrap_or(Micros::MAX);
-        let mut rules = Rules::new(&self.notice_hours, grace, self.resume_hours.get().into());
+        let mut rules = Rules::new(&self.notice_hours, micros(self.grace), self.resume_hours.get().into());
         rules.quiet.clone_from(&self.quiet);
         rules.window.clone_from(&self.suspend_window);
         rules
-    }
-
-    pub(super) fn mode(&self) -> Mode {
-        match self.mode {
-            PrepaidMode::Watch => Mode::Watch,
-            PrepaidMode::Notify => Mode::Notify,
-            PrepaidMode::Enforce => Mode::Enforce,
-        }
     }
 }
 

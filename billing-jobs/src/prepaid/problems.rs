@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use billing_store::{begin, statement};
-use chrono::{DateTime, SecondsFormat};
 use sea_orm::{ConnectionTrait as _, DbErr, Value};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use super::{
     Claim, EvaluationError, Prepaid,
-    event::Event,
+    event::{Event, body},
     event_type::{PROBLEM_APPEARED, PROBLEM_CLEARED},
 };
 
@@ -46,17 +45,13 @@ impl Prepaid {
             let kind = body["data"]["kind"].as_str().unwrap_or_default().to_owned();
             open.insert(kind, body["type"] == PROBLEM_APPEARED);
         }
-        let now = DateTime::from_timestamp_micros(context.now).unwrap_or_default();
-        let event = |kind: &'static str, data: Json| {
-            Event {
+        let event = |kind: &'static str, data: Json| Event {
             id: Uuid::now_v7(),
             kind,
             organization: None,
-            epoch: None,
+            order_number: None,
             level: None,
-            body: json!({ "type": kind, "timestamp": now.to_rfc3339_opts(SecondsFormat::Secs, true), "data": data })
-                .to_string(),
-        }
+            body: body(kind, context.now, &data),
         };
         let appeared = present.iter().filter(|(kind, _)| open.get(**kind) != Some(&true));
         let appeared = appeared

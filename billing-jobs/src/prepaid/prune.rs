@@ -17,7 +17,8 @@ pub(crate) async fn prune_events(db: &DatabaseConnection, keep_ms: i64, limit: i
         "SELECT CAST(e.id AS text) AS id FROM billing_events e
           WHERE e.created_at < {age}
             AND NOT EXISTS (SELECT 1 FROM billing_deliveries d WHERE d.event_id = e.id AND d.status IN ('pending', 'dead'))
-            AND NOT EXISTS (SELECT 1 FROM billing_standings s WHERE s.organization_id = e.organization_id AND s.epoch = e.epoch)
+            AND NOT EXISTS (SELECT 1 FROM billing_standings s
+                             WHERE s.organization_id = e.organization_id AND s.order_number = e.order_number)
           ORDER BY e.created_at LIMIT $2"
     );
     let txn = begin(db).await?;

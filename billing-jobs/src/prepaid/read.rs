@@ -9,7 +9,7 @@ use super::{
     Prepaid,
     assessment::{Assessment, Stored},
     decide::{Desired, Facts, Given, Notice, Standing, State},
-    rules::{Level, Mode, Policy, PolicyMode},
+    rules::{Level, Mode, Policy, PolicyMode, micros},
     runway::Account,
 };
 use crate::{
@@ -60,8 +60,7 @@ const FOUND: i64 = 20_000;
 impl Prepaid {
     /// Reads what is read once for all organizations. The present is `as_of` instead of the time of the database, if it is given.
     pub(super) async fn context(&self, as_of: Option<Micros>) -> Result<Context, DbErr> {
-        let gap =
-            Micros::try_from(self.billing_interval.as_micros()).unwrap_or(Micros::MAX / 8).saturating_mul(2);
+        let gap = micros(self.billing_interval).min(Micros::MAX / 8).saturating_mul(2);
         let window = self.rules.grace.saturating_add(gap.saturating_mul(2));
         let values: [Value; 6] =
             [as_of.into(), BILLING_JOB.into(), gap.into(), window.into(), ACCEPTED.into(), RECONCILED.into()];
@@ -285,7 +284,7 @@ fn standing(row: &QueryResult) -> Result<Option<Standing>, DbErr> {
         episode: row.try_get("", "episode")?,
         level: row.try_get::<Option<i32>>("", "level")?.map(Level),
         exhausted_at: row.try_get("", "exhausted_at")?,
-        epoch: row.try_get("", "epoch")?,
+        order_number: row.try_get("", "order_number")?,
         desired: if is_suspended { Desired::Suspended } else { Desired::Running },
     }))
 }

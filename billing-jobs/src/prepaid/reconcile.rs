@@ -53,9 +53,9 @@ impl Prepaid {
         let again: Vec<_> = found.iter().map(|one| (one, one.order_again())).collect();
         let decided: Vec<_> = again.iter().map(|(one, decision)| (*one, decision)).collect();
         let mut orders = self.events(&txn, self.mode, &decided).await?;
-        orders.retain(|event| event.epoch.is_some());
+        orders.retain(|event| event.order_number.is_some());
         let numbers = again.iter().map(
-            |(one, decision)| json!({ "organization_id": one.organization, "epoch": decision.standing.epoch }),
+            |(one, decision)| json!({ "organization_id": one.organization, "order_number": decision.standing.order_number }),
         );
         let numbers: Vec<Json> = numbers.collect();
         insert(&txn, "billing_standings", &self.sql.renumber, &numbers).await?;

@@ -1,6 +1,9 @@
 //! The rules of the prepaid policy: when a customer is notified, suspended and resumed.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::window::Window;
 use crate::period::{HOUR, Micros};
@@ -13,9 +16,11 @@ const NOTICE_AGE: Micros = 6 * HOUR;
 const FINAL_LEAD: Micros = 6 * HOUR;
 
 /// What the policy may do. Each mode includes the ones before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// Evaluate and record, and send nothing.
+    #[default]
     Watch,
     /// Send notices as well.
     Notify,
@@ -96,6 +101,11 @@ impl Default for Rules {
     fn default() -> Self {
         Self::new(&[72, 24, 1], 24 * HOUR, 1)
     }
+}
+
+/// The microseconds of a duration.
+pub(super) fn micros(duration: Duration) -> Micros {
+    Micros::try_from(duration.as_micros()).unwrap_or(Micros::MAX)
 }
 
 /// How an organization pays.

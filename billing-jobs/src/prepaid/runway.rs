@@ -1,7 +1,5 @@
 //! How many hours a wallet covers.
 
-use std::fmt;
-
 use crate::money::{Carry, Money, Rate, U_PER_TEN_THOUSANDTH, WalletUnit, cost, covered_hours};
 
 /// How many hours a wallet covers. Negative: the hours that its shortfall amounts to.
@@ -40,15 +38,6 @@ impl Runway {
         match self {
             Self::Hours(hours) => Some(hours),
             Self::Infinite => None,
-        }
-    }
-}
-
-impl fmt::Display for Runway {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Hours(hours) => write!(f, "{hours} h"),
-            Self::Infinite => f.write_str("no limit"),
         }
     }
 }

@@ -3,9 +3,11 @@
 use billing_store::{StatementLimit, begin_read, statement};
 use sea_orm::{ConnectionTrait as _, DbErr, QueryResult, Value};
 use serde::Serialize;
-use serde_json::Value as Json;
 
-use super::{Desired, Prepaid};
+use super::{
+    Desired, Prepaid,
+    event::{Instance, InstanceList},
+};
 use crate::period::Micros;
 
 /// What is wanted of one organization.
@@ -23,8 +25,9 @@ pub struct Wanted {
     pub acked_order: Option<i64>,
     /// When the state began; none of an organization that was never low.
     pub since: Option<Micros>,
-    /// The instances, at most 1,001, each with `id`, `provider_instance_id` and `label`.
-    pub instances: Vec<Json>,
+    /// The present instances.
+    #[serde(flatten)]
+    pub instances: InstanceList,
 }
 
 impl Wanted {
@@ -33,10 +36,10 @@ impl Wanted {
             organization: row.try_get("", "organization")?,
             state: row.try_get("", "state")?,
             desired: row.try_get("", "desired")?,
-            order: row.try_get::<Option<i64>>("", "epoch")?.filter(|epoch| *epoch > 0),
-            acked_order: row.try_get("", "acked_epoch")?,
+            order: row.try_get::<Option<i64>>("", "order_number")?.filter(|number| *number > 0),
+            acked_order: row.try_get("", "acked_order")?,
             since: row.try_get("", "since")?,
-            instances: Vec::new(),
+            instances: InstanceList::from(Vec::new()),
         })
     }
 }
@@ -66,6 +69,24 @@ impl Prepaid {
         Ok(self.read_wanted(&self.sql.wanted_of, vec![organization.into()]).await?.pop())
     }
 
+    /// The instances of an organization after the one with the id `after`, at most `limit` in the order of their ids; none if the
+    /// organization neither exists nor has a standing.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or does not answer within ten seconds. Nothing is written, so a retry is harmless.
+    pub async fn instances_of(
+        &self,
+        organization: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Option<Vec<Instance>>, DbErr> {
+        let txn = begin_read(&self.db, StatementLimit::Batch).await?;
+        let known = txn.query_one_raw(statement(&txn, &self.sql.wanted_of, [organization.into()])).await?;
+        let mut found = self.instances_after(&txn, &[organization], after, limit).await?;
+        txn.commit().await?;
+        Ok(known.map(|_| found.remove(organization).unwrap_or_default()))
+    }
+
     async fn read_wanted(&self, sql: &str, values: Vec<Value>) -> Result<Vec<Wanted>, DbErr> {
         let txn = begin_read(&self.db, StatementLimit::Batch).await?;
         let rows = txn.query_all_raw(statement(&txn, sql, values)).await?;
@@ -74,7 +95,9 @@ impl Prepaid {
         let mut instances = self.instances(&txn, &ids).await?;
         txn.commit().await?;
         for one in &mut found {
-            one.instances = instances.remove(&one.organization).unwrap_or_default();
+            if let Some(found) = instances.remove(&one.organization) {
+                one.instances = found;
+            }
         }
         Ok(found)
     }

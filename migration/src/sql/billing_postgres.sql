@@ -129,9 +129,9 @@ CREATE TABLE IF NOT EXISTS billing_standings (
     owed bigint CHECK (owed >= 0),
     runway_hours bigint,
     exhausted_at timestamptz,
-    epoch bigint NOT NULL CHECK (epoch >= 0),
+    order_number bigint NOT NULL CHECK (order_number >= 0),
     desired text NOT NULL CHECK (desired IN ('running', 'suspended')),
-    acked_epoch bigint CHECK (acked_epoch <= epoch),
+    acked_order bigint CHECK (acked_order <= order_number),
     acked_at timestamptz,
     evaluated_at timestamptz NOT NULL,
     CHECK ((state = 'exhausted') = (exhausted_at IS NOT NULL))
@@ -158,7 +158,7 @@ CREATE TABLE IF NOT EXISTS billing_events (
     id uuid PRIMARY KEY,
     type text NOT NULL,
     organization_id uuid,
-    epoch bigint,
+    order_number bigint,
     endpoints integer NOT NULL DEFAULT 0 CHECK (endpoints >= 0),
     body text NOT NULL,
     created_at timestamptz NOT NULL
@@ -166,7 +166,8 @@ CREATE TABLE IF NOT EXISTS billing_events (
 CREATE INDEX IF NOT EXISTS billing_events_by_age ON billing_events (created_at);
 CREATE INDEX IF NOT EXISTS billing_events_of_operators ON billing_events (created_at, id) WHERE organization_id IS NULL;
 CREATE INDEX IF NOT EXISTS billing_events_by_organization ON billing_events (organization_id, id);
-CREATE UNIQUE INDEX IF NOT EXISTS billing_events_one_order ON billing_events (organization_id, epoch) WHERE epoch IS NOT NULL;
+CREATE UNIQUE INDEX IF NOT EXISTS billing_events_one_order ON billing_events (organization_id, order_number)
+    WHERE order_number IS NOT NULL;
 
 CREATE OR REPLACE FUNCTION billing_events_are_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -138,9 +138,9 @@ CREATE TABLE IF NOT EXISTS billing_standings (
     owed INTEGER CHECK (owed >= 0),
     runway_hours INTEGER,
     exhausted_at INTEGER,
-    epoch INTEGER NOT NULL CHECK (epoch >= 0),
+    order_number INTEGER NOT NULL CHECK (order_number >= 0),
     desired TEXT NOT NULL CHECK (desired IN ('running', 'suspended')),
-    acked_epoch INTEGER CHECK (acked_epoch <= epoch),
+    acked_order INTEGER CHECK (acked_order <= order_number),
     acked_at INTEGER,
     evaluated_at INTEGER NOT NULL,
     CHECK ((state = 'exhausted') = (exhausted_at IS NOT NULL))
@@ -167,7 +167,7 @@ CREATE TABLE IF NOT EXISTS billing_events (
     id TEXT PRIMARY KEY NOT NULL,
     type TEXT NOT NULL,
     organization_id TEXT,
-    epoch INTEGER,
+    order_number INTEGER,
     endpoints INTEGER NOT NULL DEFAULT 0 CHECK (endpoints >= 0),
     body TEXT NOT NULL,
     created_at INTEGER NOT NULL
@@ -175,7 +175,8 @@ CREATE TABLE IF NOT EXISTS billing_events (
 CREATE INDEX IF NOT EXISTS billing_events_by_age ON billing_events (created_at);
 CREATE INDEX IF NOT EXISTS billing_events_of_operators ON billing_events (created_at, id) WHERE organization_id IS NULL;
 CREATE INDEX IF NOT EXISTS billing_events_by_organization ON billing_events (organization_id, id);
-CREATE UNIQUE INDEX IF NOT EXISTS billing_events_one_order ON billing_events (organization_id, epoch) WHERE epoch IS NOT NULL;
+CREATE UNIQUE INDEX IF NOT EXISTS billing_events_one_order ON billing_events (organization_id, order_number)
+    WHERE order_number IS NOT NULL;
 CREATE TRIGGER IF NOT EXISTS billing_events_no_update BEFORE UPDATE ON billing_events
 BEGIN SELECT RAISE(ABORT, 'billing_events is append-only: a receiver may have an event already'); END;
 

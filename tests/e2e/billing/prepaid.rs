@@ -79,6 +79,12 @@ impl Checker {
 
     /// Bills at the hour, with a run of that time in the history, and checks a minute later.
     pub(super) async fn bill_and_check(&self, db: &Db, hours: i64) -> Evaluation {
+        self.bill(db, hours).await;
+        self.check(60 * hours + 1).await
+    }
+
+    /// Bills at the hour, with a run of that time in the history.
+    pub(super) async fn bill(&self, db: &Db, hours: i64) {
         self.daemon.bill(hour(hours)).await;
         let at = match db.backend() {
             DbBackend::Sqlite => hour(hours).timestamp_micros().to_string(),
@@ -89,7 +95,6 @@ impl Checker {
             "UPDATE scheduler_runs SET started_at = {at}, finished_at = {at} WHERE id = ({newest})"
         ))
         .await;
-        self.check(60 * hours + 1).await
     }
 }
 
@@ -171,7 +176,8 @@ async fn falling_wallet_records_each_notice_once(db: &Db) {
     assert_eq!(standing(db, falls).await, Some(("low".to_owned(), 1, Some(66), Some(72))));
     assert_eq!(levels(db, 1).await, [72]);
     assert_eq!(
-        number(db, "SELECT count(*) FROM billing_standings WHERE desired <> 'running' OR epoch <> 0").await,
+        number(db, "SELECT count(*) FROM billing_standings WHERE desired <> 'running' OR order_number <> 0")
+            .await,
         0
     );
 }

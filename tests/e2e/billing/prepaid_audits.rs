@@ -1,6 +1,6 @@
 //! The audit of the prepaid policy: every way to tamper with standings, notices, events and deliveries is reported.
 
-use billing_jobs::{audit::audit, prepaid::PrepaidMode};
+use billing_jobs::{audit::audit, prepaid::Mode};
 use billing_test_support::{Db, Fleet};
 use sea_orm::DbBackend;
 
@@ -79,26 +79,27 @@ fn tamperings(db: &Db) -> Vec<(String, &'static [&'static str])> {
             unwarned,
         ),
         (notices("episode = 1"), unwarned),
-        (standing("epoch = epoch + 1"), &["order_without_event"]),
-        (standing("acked_epoch = epoch + 1"), &["acknowledged_order"]),
+        (standing("order_number = order_number + 1"), &["order_without_event"]),
+        (standing("acked_order = order_number + 1"), &["acknowledged_order"]),
         (standing("burn = NULL"), facts),
         (standing("state = 'unknown', desired = 'running'"), &["order_without_event", "standing_facts"]),
         (standing("desired = 'running'"), &["order_without_event", "standing_facts"]),
         (standing("state = 'low'"), facts),
         (standing("watched = false"), facts),
         (
-            standing("state = 'low', desired = 'running', epoch = 0, acked_epoch = NULL"),
+            standing("state = 'low', desired = 'running', order_number = 0, acked_order = NULL"),
             // Hours are due that the wallet does not cover.
             facts,
         ),
         (
             standing(
-                "state = 'exhausted', exhausted_at = since, desired = 'running', epoch = 0, acked_epoch = NULL, runway_hours = 1",
+                "state = 'exhausted', exhausted_at = since, desired = 'running', order_number = 0, acked_order = NULL, \
+                 runway_hours = 1",
             ),
             facts,
         ),
         (
-            standing("state = 'ok', desired = 'running', epoch = 0, acked_epoch = NULL, owed = 0"),
+            standing("state = 'ok', desired = 'running', order_number = 0, acked_order = NULL, owed = 0"),
             // No level is reached in state `ok`.
             facts,
         ),
@@ -127,7 +128,7 @@ fn tamperings(db: &Db) -> Vec<(String, &'static [&'static str])> {
 }
 
 async fn audit_finds_tampering_with_policy(db: &Db) {
-    let world = World::new(db, &params(PrepaidMode::Enforce)).await;
+    let world = World::new(db, &params(Mode::Enforce)).await;
     world.live(1..=26).await;
     assert_eq!(number(db, "SELECT count(*) FROM billing_standings WHERE state = 'suspended'").await, 1);
     let connection = &world.checker.daemon.db;
@@ -143,7 +144,7 @@ async fn audit_finds_tampering_with_policy(db: &Db) {
 
 /// In every state of the policy, also right after the commands of an operator, nothing is reported.
 async fn legal_standings_break_no_invariant(db: &Db) {
-    let world = World::new(db, &params(PrepaidMode::Enforce)).await;
+    let world = World::new(db, &params(Mode::Enforce)).await;
     let connection = world.checker.daemon.db.clone();
     let fleet = Fleet::new(db);
     let sound = async |when: &str| {

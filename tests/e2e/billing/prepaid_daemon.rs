@@ -1,6 +1,9 @@
 //! The prepaid policy in a running daemon, and the commands of operators for its events and policies.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use billing_test_support::{
     BILLING_ROLE, Db, Fleet, Instance, Login, MailServer, Plan, Pooler, Program, Reply, WebhookReceiver,
@@ -11,7 +14,9 @@ use sea_orm::DbBackend;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{TEN_CENTS_AN_HOUR, number, prepaid_deliveries::receiver, texts};
+use super::{
+    TEN_CENTS_AN_HOUR, number, prepaid_deliveries::receiver, prepaid_enforced::add_instances, texts,
+};
 use crate::{
     commands::{
         http::{HTTP, address, get},
@@ -73,7 +78,8 @@ pub(super) async fn suspend(db: &Db, org: Uuid) {
         _ => "to_timestamp(0)",
     };
     db.execute(&format!(
-        "INSERT INTO billing_standings (organization_id, state, since, watched, episode, level, epoch, desired, evaluated_at)
+        "INSERT INTO billing_standings (organization_id, state, since, watched, episode, level, order_number, desired,
+                                        evaluated_at)
          VALUES ('{org}', 'suspended', {long_ago}, true, 0, -1, 7, 'suspended', {long_ago})"
     ))
     .await;
@@ -122,8 +128,40 @@ async fn daemon_warns_and_resumes(db: &Db) {
     .await;
     let status = program.run("status").await.expect_code(1).text();
     assert!(status.contains("dead deliveries to endpoint `mail`: 1"), "{status}");
+    // An endpoint that has accepted the event gets it again only if the operator names it.
+    db.execute(&format!(
+        "INSERT INTO billing_deliveries (event_id, endpoint, organization_id, needed, status, next_at, sent_at)
+         SELECT event_id, 'crm', organization_id, false, 'sent', next_at, next_at FROM billing_deliveries WHERE event_id = '{id}'"
+    ))
+    .await;
+    let of_event = async || {
+        texts(
+            db,
+            &format!(
+                "SELECT endpoint || ' ' || status FROM billing_deliveries WHERE event_id = '{id}' ORDER BY 1"
+            ),
+        )
+        .await
+    };
     let changed = json(&program.run(&format!("events redeliver {id} --json")).await.expect_code(0));
-    assert_eq!(changed, json!({ "deliveries": 1 }));
+    assert_eq!(
+        (changed, of_event().await),
+        (json!({ "deliveries": 1 }), texts_of(["crm sent", "mail pending"]))
+    );
+    db.execute(&format!(
+        "UPDATE billing_deliveries SET status = 'sent', sent_at = next_at WHERE event_id = '{id}' AND endpoint = 'mail'"
+    ))
+    .await;
+    let text = program.run(&format!("events redeliver {id}")).await.expect_code(0).text();
+    assert!(text.contains("every endpoint has accepted the event"), "{text}");
+    let text = program.run(&format!("events redeliver {id} --endpoint cmr")).await.expect_code(64).text();
+    assert!(text.contains("it has: crm, mail"), "{text}");
+    let again = format!("events redeliver {id} --endpoint crm --json");
+    let changed = json(&program.run(&again).await.expect_code(0));
+    assert_eq!(
+        (changed, of_event().await),
+        (json!({ "deliveries": 1 }), texts_of(["crm pending", "mail sent"]))
+    );
     assert_eq!(json_list(&program, "events list --status pending --json").await.len(), 1);
     let changed = json(&program.run(&format!("events cancel {id} --json")).await.expect_code(0));
     assert_eq!(changed, json!({ "deliveries": 1 }));
@@ -132,9 +170,13 @@ async fn daemon_warns_and_resumes(db: &Db) {
         program.run(&format!("events {command} {unknown}")).await.expect_code(64);
     }
     let actions = texts(db, "SELECT action FROM scheduler_audit_log ORDER BY id").await;
-    assert!(actions.ends_with(&["redeliver".to_owned(), "cancel delivery".to_owned()]), "{actions:?}");
+    assert!(actions.ends_with(&texts_of(["redeliver", "cancel delivery"])), "{actions:?}");
     let reconciled = json(&program.run("prepaid reconcile --json").await.expect_code(0));
     assert_eq!(reconciled, json!({ "sent": 2 }));
+}
+
+fn texts_of<const N: usize>(texts: [&str; N]) -> Vec<String> {
+    texts.map(str::to_owned).to_vec()
 }
 
 async fn json_list(program: &Program, arguments: &str) -> Vec<Value> {
@@ -228,6 +270,22 @@ async fn standings_show_wanted_states(db: &Db) {
     assert_eq!(standings("desired=running").await, [Value::Null; 0]);
     let never_low = standings(&format!("organization={running}")).await;
     assert_eq!((&never_low[0]["desired"], &never_low[0]["order"]), (&json!("running"), &Value::Null));
+    // A list with more instances is read in pages.
+    add_instances(db, running, 1_499).await;
+    let many = standings(&format!("organization={running}")).await;
+    assert_eq!((&many[0]["instances"], &many[0]["more"]), (&Value::Null, &json!(true)));
+    let (mut seen, mut query) = (BTreeSet::new(), String::new());
+    for expected in [1_000, 500] {
+        let path = format!("/api/standings/{running}/instances?{query}");
+        let page = get(&address, &path).await.json().as_array().expect("a list").clone();
+        assert_eq!(page.len(), expected);
+        seen.extend(page.iter().map(|instance| instance["provider_instance_id"].to_string()));
+        query = format!("after={}", page[expected - 1]["id"].as_str().expect("an id"));
+    }
+    assert_eq!(seen.len(), 1_500);
+    for (path, status) in [(format!("{unknown}/instances"), 404), ("acme/instances".to_owned(), 400)] {
+        assert_eq!(get(&address, &format!("/api/standings/{path}")).await.status, status, "{path}");
+    }
     for (query, status) in [
         (format!("organization={unknown}"), 404),
         ("desired=off".to_owned(), 400),

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use billing_jobs::{
     DeliverJob, DeliverParams, PrepaidJob, PrepaidParams,
-    prepaid::{Drained, Endpoint, PrepaidMode, Which},
+    prepaid::{Drained, Endpoint, Mode, Which},
 };
 use billing_scheduler::{Job as _, ManualClock, Outcome};
 use billing_test_support::{Db, Fleet, Instance, MailServer, Plan, Reply, WebhookReceiver};
@@ -35,7 +35,7 @@ pub(super) fn receiver() -> WebhookReceiver {
     WebhookReceiver::start(SECRET)
 }
 
-pub(super) fn params(mode: PrepaidMode) -> PrepaidParams {
+pub(super) fn params(mode: Mode) -> PrepaidParams {
     PrepaidParams { mode, ..PrepaidParams::default() }
 }
 
@@ -51,7 +51,7 @@ async fn low_wallet(db: &Db, endpoints: Vec<Endpoint>) -> (Checker, Uuid) {
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
     let org = fleet.wallet("7.30").await;
     fleet.instance(Instance::new(org, plan, hour(0))).await;
-    let checker = Checker::with(db, &params(PrepaidMode::Notify), endpoints).await;
+    let checker = Checker::with(db, &params(Mode::Notify), endpoints).await;
     let evaluation = checker.bill_and_check(db, 1).await;
     assert_eq!(evaluation.notices, 1);
     (checker, org)
@@ -83,6 +83,7 @@ async fn notices_reach_every_endpoint(db: &Db) {
     );
     let owner = "SELECT email FROM users WHERE id = (SELECT owner_id FROM organizations WHERE id = '{org}')";
     assert_eq!(mails[0].to, texts(db, &owner.replace("{org}", &org.to_string())).await[0]);
+    assert_eq!(mails[0].header("To"), format!("Owner <{}>", mails[0].to));
     assert_eq!(mails[0].header("Subject"), "Your balance lasts for 3 days");
     assert_eq!(mails[0].header("Message-ID"), format!("<{}@hosting.example>", event.id));
     assert_eq!(mails[0].header("Auto-Submitted"), "auto-generated");
@@ -218,12 +219,10 @@ async fn recorded_notices_are_sent_later(db: &Db) {
     let plan = fleet.plan(Plan::monthly(TEN_CENTS_AN_HOUR)).await;
     let org = fleet.wallet("2.50").await;
     fleet.instance(Instance::new(org, plan, hour(0))).await;
-    let watching =
-        Checker::with(db, &params(PrepaidMode::Watch), vec![mail(&mails, &["billing.wallet.*"])]).await;
+    let watching = Checker::with(db, &params(Mode::Watch), vec![mail(&mails, &["billing.wallet.*"])]).await;
     watching.bill_and_check(db, 1).await;
     assert_eq!(number(db, "SELECT count(*) FROM billing_events").await, 0);
-    let notifying =
-        Checker::with(db, &params(PrepaidMode::Notify), vec![mail(&mails, &["billing.wallet.*"])]).await;
+    let notifying = Checker::with(db, &params(Mode::Notify), vec![mail(&mails, &["billing.wallet.*"])]).await;
     notifying.check(62).await;
     notifying.check(63).await;
     assert_eq!(deliver(&notifying, 64).await.sent, 1);
@@ -232,8 +231,7 @@ async fn recorded_notices_are_sent_later(db: &Db) {
     // A notice that could not be sent before the policy was changed waits.
     fleet.top_up(org, "-2.30").await;
     notifying.check(65).await;
-    let watching =
-        Checker::with(db, &params(PrepaidMode::Watch), vec![mail(&mails, &["billing.wallet.*"])]).await;
+    let watching = Checker::with(db, &params(Mode::Watch), vec![mail(&mails, &["billing.wallet.*"])]).await;
     assert_eq!(deliver(&watching, 66).await, Drained::default());
     assert_eq!(deliver(&notifying, 68).await.sent, 1);
 }
@@ -267,10 +265,10 @@ async fn slow_receiver_ends_deliver_run(db: &Db) {
     let panel = slow(&clock, 31);
     customers(db, 12, "2.40").await;
     let endpoints = vec![webhook(&panel, &["billing.*"], true)];
-    let checker = Checker::with(db, &params(PrepaidMode::Notify), endpoints.clone()).await;
+    let checker = Checker::with(db, &params(Mode::Notify), endpoints.clone()).await;
     let now = crate::daemon::now(db).await;
     checker.check((now - hour(0)).num_minutes()).await;
-    let services = checker.services(&params(PrepaidMode::Notify), endpoints.clone());
+    let services = checker.services(&params(Mode::Notify), endpoints.clone());
     let job = DeliverJob::new(&services, DeliverParams { endpoint: endpoints });
     // Eight deliveries are claimed at once.
     for (run, expected) in [8, 12, 12].into_iter().enumerate() {
@@ -288,14 +286,17 @@ async fn slow_receiver_ends_prepaid_run(db: &Db) {
     for org in customers(db, 12, "90.00").await {
         super::prepaid_daemon::suspend(db, org).await;
     }
-    let checker = Checker::with(db, &params(PrepaidMode::Enforce), endpoints.clone()).await;
-    let services = checker.services(&params(PrepaidMode::Enforce), endpoints);
-    let job = PrepaidJob::new(&services, params(PrepaidMode::Enforce));
+    let checker = Checker::with(db, &params(Mode::Enforce), endpoints.clone()).await;
+    let services = checker.services(&params(Mode::Enforce), endpoints);
+    let job = PrepaidJob::new(&services, params(Mode::Enforce));
     for (run, expected) in [8, 12, 12].into_iter().enumerate() {
         job.run(&checker.context(&clock)).await.expect("the run ends");
         assert_eq!(panel.received().len(), expected, "after run {run}");
     }
-    assert_eq!(number(db, "SELECT count(*) FROM billing_standings WHERE acked_epoch = epoch").await, 12);
+    assert_eq!(
+        number(db, "SELECT count(*) FROM billing_standings WHERE acked_order = order_number").await,
+        12
+    );
 }
 
 on_each_kind!(notices_reach_every_endpoint, failed_delivery_keeps_its_id, final_answers_are_kept);

@@ -1,18 +1,23 @@
 //! The enforced prepaid policy: instances are suspended after warnings, and resumed after a payment.
 
+use std::{collections::BTreeSet, pin::pin};
+
 use billing_jobs::{
     PrepaidParams,
-    prepaid::{Drained, Endpoint, PrepaidMode},
+    prepaid::{Drained, Endpoint, Mode},
     restore_detection,
 };
-use billing_test_support::{Db, Fleet, Instance, MailServer, Plan, Reply, WebhookReceiver};
-use sea_orm::DbBackend;
+use billing_test_support::{
+    Db, Fleet, Instance, MailServer, Plan, Reply, WebhookReceiver, eventually, on_variants,
+};
+use sea_orm::{ConnectionTrait as _, DbBackend};
 use serde_json::json;
 use uuid::Uuid;
 
 use super::{
     TEN_CENTS_AN_HOUR, hour, minute, number,
     prepaid::{Checker, standing},
+    prepaid_daemon::suspend,
     prepaid_deliveries::{deliver, mail, params, receiver, webhook},
     texts,
 };
@@ -42,7 +47,7 @@ impl<'a> World<'a> {
     }
 
     async fn enforced(db: &'a Db) -> Self {
-        Self::new(db, &params(PrepaidMode::Enforce)).await
+        Self::new(db, &params(Mode::Enforce)).await
     }
 
     /// Bills, checks and delivers at each of these hours.
@@ -110,7 +115,7 @@ async fn suspension_follows_warnings_and_grace(db: &Db) {
         json!([{ "id": world.instance, "provider_instance_id": world.instance.to_string(), "label": "web-1" }])
     );
     let acknowledged =
-        "SELECT count(*) FROM billing_standings WHERE acked_epoch = epoch AND acked_at IS NOT NULL";
+        "SELECT count(*) FROM billing_standings WHERE acked_order = order_number AND acked_at IS NOT NULL";
     assert_eq!(number(db, acknowledged).await, 1);
     world.live(27..=30).await;
     assert_eq!(world.panel.received().len(), 1, "an order is sent once");
@@ -251,9 +256,87 @@ async fn outage_of_billing_suspends_no_one(db: &Db) {
     assert_eq!(world.panel.kinds(), ["billing.service.suspend"]);
 }
 
+/// What `decided` returns, which begins while a payment of the customer is not committed and may not end before.
+async fn during_payment<T: std::fmt::Debug>(world: &World<'_>, decided: impl Future<Output = T>) -> T {
+    let payment = world.db.begin().await.expect("a transaction begins");
+    let sql = format!("UPDATE wallets SET balance = balance + 5 WHERE organization_id = '{}'", world.org);
+    payment.execute_unprepared(&sql).await.expect("the wallet is credited");
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let mut decided = pin!(decided);
+    tokio::select! {
+        early = &mut decided => panic!("it did not wait for the payment: {early:?}"),
+        () = eventually("it waits for the wallet", async || (number(world.db, waiting).await > 0).then_some(())) => {}
+    }
+    payment.commit().await.expect("the payment is committed");
+    decided.await
+}
+
+/// A payment that is being committed counts: nothing is decided without the lock of the wallet.
+async fn suspension_waits_for_payment_in_progress(db: &Db) {
+    let world = World::enforced(db).await;
+    world.live(1..=25).await;
+    world.checker.bill(db, 26).await;
+    let evaluation = during_payment(&world, world.checker.check(60 * 26 + 1)).await;
+    assert_eq!((evaluation.suspended, world.state().await.as_str()), (0, "low"));
+    deliver(&world.checker, 60 * 26 + 2).await;
+    assert_eq!(world.panel.kinds(), [""; 0]);
+}
+
+async fn order_waits_for_payment_in_progress(db: &Db) {
+    let world = World::enforced(db).await;
+    world.live(1..=25).await;
+    assert_eq!(world.checker.bill_and_check(db, 26).await.suspended, 1);
+    let drained = during_payment(&world, deliver(&world.checker, 60 * 26 + 2)).await;
+    assert_eq!((drained, world.panel.kinds()), (Drained::default(), Vec::new()));
+}
+
+/// Creates so many further instances of an organization that has one.
+pub(super) async fn add_instances(db: &Db, org: Uuid, number: usize) {
+    let cast = if db.backend() == DbBackend::Sqlite { "" } else { "::uuid" };
+    let ids: Vec<String> = (0..number).map(|_| format!("('{}')", Uuid::new_v4())).collect();
+    db.execute(&format!(
+        "INSERT INTO vps_instances (id, organization_id, plan_id, provider_instance_id, label, status, created_at)
+         SELECT n.column1{cast}, v.organization_id, v.plan_id, n.column1, 'vm', v.status, v.created_at
+           FROM (VALUES {}) AS n, (SELECT * FROM vps_instances WHERE organization_id = '{org}' LIMIT 1) AS v",
+        ids.join(", ")
+    ))
+    .await;
+}
+
+/// An order of more instances than it lists states that, and the receiver reads them in pages.
+async fn large_order_is_read_in_pages(db: &Db) {
+    let world = World::enforced(db).await;
+    add_instances(db, world.org, 1_499).await;
+    suspend(db, world.org).await;
+    Fleet::new(db).top_up(world.org, "1000.00").await;
+    world.check(61).await;
+    let order = world.panel.received().remove(0);
+    let data = &order.body["data"];
+    assert_eq!(
+        (order.kind(), &data["instances"], &data["more"]),
+        ("billing.service.resume", &json!(null), &json!(true))
+    );
+    let organization = world.org.to_string();
+    let wanted =
+        world.checker.prepaid.wanted_of(&organization).await.expect("it is read").expect("it exists");
+    assert_eq!((wanted.order, wanted.instances.more), (data["order"].as_i64(), true));
+    let (mut seen, mut after) = (BTreeSet::new(), String::new());
+    for expected in [1_000, 500, 0] {
+        let page = world.checker.prepaid.instances_of(&organization, &after, 1_000).await;
+        let page = page.expect("it is read").expect("it exists");
+        assert_eq!(page.len(), expected);
+        after = page.last().map_or(after, |last| last.id.clone());
+        seen.extend(page.into_iter().map(|instance| instance.id));
+    }
+    assert_eq!(seen.len(), 1_500);
+}
+
+on_variants!(suspension_waits_for_payment_in_progress: g2_role, g3_role);
+on_variants!(order_waits_for_payment_in_progress: g2_role, g3_role);
 on_each_kind!(suspension_follows_warnings_and_grace, paid_suspension_is_not_sent);
 billing_test_support::on_every_engine!(
     credit_limit_delays_exhaustion,
+    large_order_is_read_in_pages,
     newer_order_replaces_older_one,
     outage_of_billing_suspends_no_one,
     policies_exempt_and_delay,

@@ -1,6 +1,6 @@
 //! A process that is killed before any call of the database while it checks the prepaid policy or delivers an event.
 
-use billing_jobs::prepaid::{Endpoint, PrepaidMode};
+use billing_jobs::prepaid::{Endpoint, Mode};
 use billing_test_support::{Db, Fleet, Instance, MailServer, Plan, Program, WebhookReceiver, eventually};
 use chrono::TimeDelta;
 use sea_orm::DbBackend;
@@ -47,7 +47,7 @@ impl<'a> World<'a> {
 
     async fn checker(&self) -> Checker {
         let endpoints: Vec<Endpoint> = serde_json::from_value(self.endpoints()).expect("endpoints");
-        Checker::with(self.db, &params(PrepaidMode::Enforce), endpoints).await
+        Checker::with(self.db, &params(Mode::Enforce), endpoints).await
     }
 
     /// Customers who joined an hour before this minute.
@@ -64,7 +64,7 @@ impl<'a> World<'a> {
         self.db
             .execute(&format!(
                 "INSERT INTO billing_standings
-                     (organization_id, state, since, watched, episode, level, epoch, desired, evaluated_at)
+                     (organization_id, state, since, watched, episode, level, order_number, desired, evaluated_at)
                  VALUES ('{paid}', 'suspended', {since}, true, 0, -1, 7, 'suspended', {since})"
             ))
             .await;
@@ -102,7 +102,10 @@ impl<'a> World<'a> {
         // The order and the mail about it.
         let orders = of(paid, "billing_events", "").await;
         assert_eq!(of(paid, "billing_deliveries", "").await, orders);
-        assert_eq!(of(paid, "billing_standings", "AND desired = 'running' AND epoch > 7").await * 2, orders);
+        assert_eq!(
+            of(paid, "billing_standings", "AND desired = 'running' AND order_number > 7").await * 2,
+            orders
+        );
         [notices, orders]
     }
 
@@ -120,7 +123,7 @@ impl<'a> World<'a> {
         assert_eq!(ids.len(), 1, "{ids:?}");
         for (org, confirmed) in [
             (low, "billing_notices WHERE delivered_at IS NOT NULL"),
-            (paid, "billing_standings WHERE acked_epoch = epoch"),
+            (paid, "billing_standings WHERE acked_order = order_number"),
         ] {
             let sql = format!("SELECT count(*) FROM {confirmed} AND organization_id = '{org}'");
             assert_eq!(number(self.db, &sql).await, 1);

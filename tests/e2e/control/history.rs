@@ -212,11 +212,11 @@ async fn old_events_are_pruned(db: &Db) {
     };
     let org = uuid::Uuid::new_v4();
     db.execute(&format!(
-        "INSERT INTO billing_standings (organization_id, state, since, watched, episode, epoch, desired, evaluated_at)
+        "INSERT INTO billing_standings (organization_id, state, since, watched, episode, order_number, desired, evaluated_at)
          VALUES ('{org}', 'low', {old}, true, 0, 6, 'running', {old})"
     ))
     .await;
-    for (number, at, epoch, status) in [
+    for (number, at, order_number, status) in [
         (1, old, "NULL", Some("sent")),
         (2, old, "NULL", Some("superseded")),
         (3, old, "NULL", Some("dead")),
@@ -228,8 +228,8 @@ async fn old_events_are_pruned(db: &Db) {
     ] {
         let id = format!("00000000-0000-7000-8000-00000000000{number}");
         db.execute(&format!(
-            "INSERT INTO billing_events (id, type, organization_id, epoch, body, created_at)
-             VALUES ('{id}', 'billing.wallet.low', '{org}', {epoch}, '{{}}', {at})"
+            "INSERT INTO billing_events (id, type, organization_id, order_number, body, created_at)
+             VALUES ('{id}', 'billing.wallet.low', '{org}', {order_number}, '{{}}', {at})"
         ))
         .await;
         if let Some(status) = status {

@@ -1,7 +1,7 @@
 //! `events`: what the prepaid policy sends, and how the receivers answered.
 
 use clap::{Args, Subcommand, ValueEnum, value_parser};
-use sea_orm::DbErr;
+use sea_orm::{DatabaseConnection, DbErr};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
@@ -25,11 +25,11 @@ pub(crate) enum EventsCommand {
     /// Show an event with its body and its deliveries
     #[command(after_help = "Example:\n  billing-daemon events show 0198c5f2-7d5a-7000-8000-000000000001")]
     Show(ShowArgs),
-    /// Send an event again to every endpoint that receives it
+    /// Send an event again to each endpoint that has not accepted it
     #[command(
-        after_help = "Example:\n  billing-daemon events redeliver 0198c5f2-7d5a-7000-8000-000000000001"
+        after_help = "Example:\n  billing-daemon events redeliver 0198c5f2-7d5a-7000-8000-000000000001 --endpoint panel"
     )]
-    Redeliver(ChangeArgs),
+    Redeliver(RedeliverArgs),
     /// Give up the deliveries of an event that are pending or dead
     #[command(after_help = "Example:\n  billing-daemon events cancel 0198c5f2-7d5a-7000-8000-000000000001")]
     Cancel(ChangeArgs),
@@ -71,6 +71,15 @@ pub(crate) struct ChangeArgs {
     format: JsonArgs,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct RedeliverArgs {
+    /// Only this endpoint, even if it has accepted the event
+    #[arg(long, value_name = "NAME")]
+    endpoint: Option<String>,
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum StatusArg {
     Pending,
@@ -84,7 +93,9 @@ pub(crate) async fn execute(session: &Session<'_>, action: &EventsCommand) -> Re
     match action {
         EventsCommand::List(options) => list(session, options).await,
         EventsCommand::Show(options) => show(session, options).await,
-        EventsCommand::Redeliver(options) => change(session, options, DeliveryChange::Redeliver).await,
+        EventsCommand::Redeliver(RedeliverArgs { endpoint, change: options }) => {
+            change(session, options, DeliveryChange::Redeliver(endpoint.as_deref())).await
+        }
         EventsCommand::Cancel(options) => change(session, options, DeliveryChange::Cancel).await,
     }
 }
@@ -146,9 +157,8 @@ fn row(found: &DeliveryView) -> [String; 8] {
 async fn show(session: &Session<'_>, options: &ShowArgs) -> Result<(), Failure> {
     let db = session.panel_for_reading().await?.db;
     let id = options.event.to_string();
-    let filter = DeliveryFilter { event: &id, limit: 10_000, ..DeliveryFilter::default() };
-    let found = read_deliveries(&db, filter).await.map_err(|error| failed(&error))?;
-    let Some(first) = found.first() else { return Err(unknown(&id)) };
+    let found = deliveries(&db, &id).await?;
+    let first = &found[0];
     let body: Json = serde_json::from_str(&first.body).unwrap_or_else(|_| first.body.clone().into());
     let deliveries: Vec<&DeliveryView> = found.iter().filter(|one| one.endpoint.is_some()).collect();
     if options.format.json {
@@ -173,12 +183,20 @@ async fn show(session: &Session<'_>, options: &ShowArgs) -> Result<(), Failure> 
     Ok(())
 }
 
-async fn change(session: &Session<'_>, options: &ChangeArgs, change: DeliveryChange) -> Result<(), Failure> {
+async fn change(
+    session: &Session<'_>,
+    options: &ChangeArgs,
+    change: DeliveryChange<'_>,
+) -> Result<(), Failure> {
     let db = session.panel_without_retry().await?.db;
     let id = options.event.to_string();
-    let filter = DeliveryFilter { event: &id, limit: 1, ..DeliveryFilter::default() };
-    if read_deliveries(&db, filter).await.map_err(|error| failed(&error))?.is_empty() {
-        return Err(unknown(&id));
+    let found = deliveries(&db, &id).await?;
+    if let DeliveryChange::Redeliver(Some(endpoint)) = change {
+        let names: Vec<&str> = found.iter().filter_map(|one| one.endpoint.as_deref()).collect();
+        if !names.contains(&endpoint) {
+            let message = format!("event {id} has no delivery to endpoint `{endpoint}`");
+            return Err(Failure::new(Exit::Usage, message).help(format!("it has: {}", names.join(", "))));
+        }
     }
     let author = Author { name: &options.author.name(), reason: None, request: None };
     let changed = change_deliveries(&db, &id, change, author).await;
@@ -188,17 +206,25 @@ async fn change(session: &Session<'_>, options: &ChangeArgs, change: DeliveryCha
         say_json(&json!({ "deliveries": changed }));
         return Ok(());
     }
-    let done = match change {
-        DeliveryChange::Redeliver => "to be sent again",
-        DeliveryChange::Cancel => "given up",
-    };
-    say(format!("{changed} deliveries are {done}"));
+    say(match change {
+        DeliveryChange::Redeliver(None) if changed == 0 => {
+            "every endpoint has accepted the event; `--endpoint NAME` sends it to one again".to_owned()
+        }
+        DeliveryChange::Redeliver(_) => format!("{changed} deliveries are to be sent again"),
+        DeliveryChange::Cancel => format!("{changed} deliveries are given up"),
+    });
     Ok(())
 }
 
-fn unknown(id: &str) -> Failure {
-    Failure::new(Exit::Usage, format!("no event has the id {id}"))
-        .help("`billing-daemon events list` shows the newest")
+/// The deliveries of an event; one row without an endpoint if it has none.
+async fn deliveries(db: &DatabaseConnection, event: &str) -> Result<Vec<DeliveryView>, Failure> {
+    let filter = DeliveryFilter { event, limit: 10_000, ..DeliveryFilter::default() };
+    let found = read_deliveries(db, filter).await.map_err(|error| failed(&error))?;
+    if found.is_empty() {
+        let unknown = Failure::new(Exit::Usage, format!("no event has the id {event}"));
+        return Err(unknown.help("`billing-daemon events list` shows the newest"));
+    }
+    Ok(found)
 }
 
 fn failed(error: &DbErr) -> Failure {

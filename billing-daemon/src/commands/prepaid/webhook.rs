@@ -1,6 +1,6 @@
 //! `webhook test`: whether an endpoint answers.
 
-use billing_jobs::prepaid::{TEST, Verdict};
+use billing_jobs::prepaid::{Recipient, TEST, Verdict};
 use billing_scheduler::{Clock as _, SystemClock};
 use chrono::SecondsFormat;
 use clap::{Args, Subcommand};
@@ -64,7 +64,7 @@ pub(crate) async fn execute(session: &Session<'_>, action: &WebhookCommand) -> R
     let now = clock.now().to_rfc3339_opts(SecondsFormat::Secs, true);
     let body = json!({ "type": TEST, "timestamp": now, "data": data }).to_string();
     let started = clock.monotonic();
-    let answer = endpoint.send(&id, &body, options.to.clone()).await;
+    let answer = endpoint.send(&id, &body, options.to.clone().map(Recipient::from)).await;
     let ms = clock.monotonic().saturating_sub(started).as_millis();
     let is_accepted = matches!(answer.verdict, Verdict::Done | Verdict::Begun);
     if options.format.json {

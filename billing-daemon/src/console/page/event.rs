@@ -76,7 +76,9 @@ impl View for EventPage {
         html! {
             @if visit.may(Right::Operate) && event.endpoint.is_some() {
                 div.actions {
-                    (act("redeliver", "Send again", "Every endpoint that receives it gets it again, with the same id."))
+                    @if !self.deliveries.iter().all(|one| one.status.as_deref() == Some("sent")) {
+                        (act("redeliver", "Send again", "Each endpoint that has not accepted it gets it again, under its id."))
+                    }
                     @if has("pending") { (act("cancel", "Give up", "What is pending is not sent.")) }
                 }
             }

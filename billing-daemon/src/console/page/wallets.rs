@@ -82,8 +82,8 @@ async fn read_watched(
                 (SELECT CAST(w.balance AS text) FROM wallets w WHERE w.organization_id = s.id ORDER BY w.id LIMIT 1) AS balance,
                 (SELECT w.currency FROM wallets w WHERE w.organization_id = s.id ORDER BY w.id LIMIT 1) AS currency
            FROM (SELECT * FROM (
-                   SELECT organization_id AS id, CAST(organization_id AS text) AS organization, state, episode, level, burn, owed, epoch,
-                          runway_hours, coalesce(runway_hours, {UNKNOWN}) AS runway
+                   SELECT organization_id AS id, CAST(organization_id AS text) AS organization, state, episode, level, burn, owed,
+                          order_number, runway_hours, coalesce(runway_hours, {UNKNOWN}) AS runway
                      FROM billing_standings WHERE watched) AS watched
                   WHERE runway < $1 AND (runway > $2 OR runway = $2 AND organization > $3)
                   ORDER BY runway, organization LIMIT {}) AS s
@@ -102,7 +102,7 @@ fn watched(row: &QueryResult, is_integer: bool) -> Result<WatchedWallet, DbErr> 
     let decimal = |text: String| {
         if is_integer { text.parse().ok().map(|amount| Money(amount).to_string()) } else { Some(text) }
     };
-    let epoch: i64 = row.try_get("", "epoch")?;
+    let number: i64 = row.try_get("", "order_number")?;
     Ok(WatchedWallet {
         organization: row.try_get("", "organization")?,
         name: columns::lossy(row, "name"),
@@ -114,7 +114,7 @@ fn watched(row: &QueryResult, is_integer: bool) -> Result<WatchedWallet, DbErr> 
         state: row.try_get("", "state")?,
         episode: row.try_get("", "episode")?,
         level: row.try_get("", "level")?,
-        order: Some(epoch).filter(|epoch| *epoch > 0),
+        order: Some(number).filter(|number| *number > 0),
     })
 }
 

@@ -1,3 +1,4 @@
-SELECT 'organization ' || organization_id || ': order ' || acked_epoch || ' is acknowledged, and the newest one is ' || epoch AS detail
+SELECT 'organization ' || organization_id || ': order ' || acked_order || ' is acknowledged, and the newest one is '
+    || order_number AS detail
   FROM billing_standings
- WHERE acked_epoch > epoch
+ WHERE acked_order > order_number

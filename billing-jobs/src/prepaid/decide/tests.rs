@@ -147,7 +147,7 @@ fn suspension_follows_grace_and_final_notice() {
     assert_eq!(customer.check(5, -24).order, None);
     let decision = customer.check(1, -25);
     let now = customer.facts.now;
-    assert_eq!(decision.order, Some(Order { epoch: now, desired: Desired::Suspended }));
+    assert_eq!(decision.order, Some(Order { number: now, desired: Desired::Suspended }));
     assert_eq!((customer.standing.state, customer.standing.since), (State::Suspended, now));
     assert_eq!(customer.check(1, -26).order, None, "an order is made once");
 }
@@ -292,12 +292,12 @@ fn outage_leads_to_full_grace() {
 #[test]
 fn payment_resumes_at_next_check() {
     let mut customer = Customer::exhausted(24);
-    let suspended = customer.standing.epoch;
+    let suspended = customer.standing.order_number;
     let before = customer.clone();
     for (runway, state, episode) in [(1, State::Low, 0), (89, State::Low, 0), (90, State::Ok, 1)] {
         let mut customer = before.clone();
         let decision = customer.check(0, runway);
-        let order = Order { epoch: suspended + 1, desired: Desired::Running };
+        let order = Order { number: suspended + 1, desired: Desired::Running };
         assert_eq!(decision.order, Some(order), "{runway}: a greater number, although no time has passed");
         assert_eq!((customer.standing.state, customer.standing.episode), (state, episode));
         assert!(sent(&decision).is_empty());
@@ -331,11 +331,11 @@ fn unknown_facts_decide_nothing() {
         customer.facts.runway = None;
         let decision = customer.check_again(100);
         assert_eq!((decision.notices, decision.order), (vec![], None));
-        let Standing { state, episode, level, epoch, desired, .. } = customer.standing;
+        let Standing { state, episode, level, order_number, desired, .. } = customer.standing;
         assert_eq!(state, State::Unknown);
         assert_eq!(
-            (episode, level, epoch, desired),
-            (before.episode, before.level, before.epoch, before.desired)
+            (episode, level, order_number, desired),
+            (before.episode, before.level, before.order_number, before.desired)
         );
         customer.facts.runway = runway;
         assert_eq!(customer.check_again(1).order, None, "the grace period begins again");
@@ -442,7 +442,8 @@ proptest! {
                 }
             }
             let standing = customer.standing;
-            prop_assert!(standing.epoch >= before.epoch && (standing.epoch > before.epoch) == decision.order.is_some());
+            let (earlier, later) = (before.order_number, standing.order_number);
+            prop_assert!(later >= earlier && (later > earlier) == decision.order.is_some());
             // Once exhausted, a wallet recovers with the next hour that it covers.
             exhausted = step.usable && (runway < 0 || runway == 0 && exhausted);
             exhausted_since = (step.works && exhausted).then(|| exhausted_since.unwrap_or(now));

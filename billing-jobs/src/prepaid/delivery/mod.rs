@@ -59,21 +59,11 @@ impl Prepaid {
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Drained, DbErr> {
         let context = self.context(as_of).await?;
-        self.drain(&context, which, stop).await
-    }
-
-    /// As [`Prepaid::deliver`], with what a check has read.
-    pub(super) async fn drain(
-        &self,
-        context: &Context,
-        which: Which,
-        stop: &(dyn Fn() -> bool + Sync),
-    ) -> Result<Drained, DbErr> {
         let mut drained = Drained::default();
         if !context.is_due {
             return Ok(drained);
         }
-        let each = self.endpoints.iter().map(|endpoint| self.drain_endpoint(context, endpoint, which, stop));
+        let each = self.endpoints.iter().map(|endpoint| self.drain_endpoint(&context, endpoint, which, stop));
         for of_one in join_all(each).await {
             let of_one = of_one?;
             drained.sent += of_one.sent;

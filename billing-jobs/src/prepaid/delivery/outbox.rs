@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use billing_store::{begin, execute, query_one, statement};
+use billing_store::{begin, columns, execute, query_one, statement};
 use sea_orm::{ConnectionTrait as _, DbErr, QueryResult, Value};
 
 use super::{CLAIM, CONCURRENT, Which};
 use crate::{
     fault_injection::{mutated, scaled},
-    period::Micros,
     prepaid::{
         Context, Desired, Mode, Prepaid, State,
-        endpoint::{Answer, Endpoint, Status},
+        endpoint::{Answer, Endpoint, Recipient, Status},
+        rules::micros,
     },
 };
 
@@ -25,7 +25,7 @@ pub(super) struct Claimed {
     pub(super) body: String,
     pub(super) organization: Option<String>,
     /// The number of an order.
-    epoch: Option<i64>,
+    order_number: Option<i64>,
     /// The number of this attempt, which identifies the claim.
     pub(super) attempts: u32,
 }
@@ -37,7 +37,7 @@ impl Claimed {
             event: row.try_get("", "event")?,
             body: row.try_get("", "body")?,
             organization: row.try_get("", "organization")?,
-            epoch: row.try_get("", "epoch")?,
+            order_number: row.try_get("", "order_number")?,
             attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
         })
     }
@@ -90,9 +90,9 @@ impl Prepaid {
     ) -> Result<bool, DbErr> {
         let permission = match &claimed.organization {
             Some(_) if self.effective_mode(context) == Mode::Watch => Permission::Later,
-            Some(organization) => match claimed.epoch {
+            Some(organization) => match claimed.order_number {
                 Some(_) if mutated("prepaid-no-recheck") => Permission::Now,
-                Some(epoch) => self.permission(context, organization, epoch).await?,
+                Some(order_number) => self.permission(context, organization, order_number).await?,
                 None => Permission::Now,
             },
             None => Permission::Now,
@@ -134,7 +134,7 @@ impl Prepaid {
         &self,
         context: &Context,
         organization: &str,
-        epoch: i64,
+        order_number: i64,
     ) -> Result<Permission, DbErr> {
         let prices = self.prices(context).await?;
         let txn = begin(&self.db).await?;
@@ -142,7 +142,7 @@ impl Prepaid {
         self.lock_wallets(&txn, &ids).await?;
         let found = self.listed(&txn, context, prices, &ids).await?;
         txn.commit().await?;
-        let Some(found) = found.first().filter(|found| found.standing.epoch == epoch) else {
+        let Some(found) = found.first().filter(|found| found.standing.order_number == order_number) else {
             return Ok(Permission::Never(Status::Superseded, "a newer order replaces it"));
         };
         if found.standing.desired == Desired::Running {
@@ -187,7 +187,7 @@ impl Prepaid {
             txn.execute_raw(statement(&txn, &self.sql.settle_delivery, values)).await?.rows_affected();
         if let (1, Status::Sent, Some(organization)) = (stored, status, &claimed.organization) {
             let confirm =
-                if claimed.epoch.is_some() { &self.sql.acknowledge } else { &self.sql.confirm_notice };
+                if claimed.order_number.is_some() { &self.sql.acknowledge } else { &self.sql.confirm_notice };
             let values: [Value; 3] =
                 [context.as_of.into(), claimed.event.as_str().into(), organization.as_str().into()];
             txn.execute_raw(statement(&txn, confirm, values)).await?;
@@ -196,15 +196,15 @@ impl Prepaid {
         Ok(stored == 1)
     }
 
-    /// The address for mails to an organization.
-    pub(super) async fn recipient(&self, claimed: &Claimed) -> Result<Option<String>, DbErr> {
+    /// Who gets the mails to an organization: the contact of its policy, or else its owner.
+    pub(super) async fn recipient(&self, claimed: &Claimed) -> Result<Option<Recipient>, DbErr> {
         let Some(organization) = &claimed.organization else { return Ok(None) };
         let recipient = statement(&self.db, &self.sql.recipient, [organization.as_str().into()]);
-        let row = query_one(&self.db, recipient).await?;
-        row.map_or(Ok(None), |row| row.try_get("", "email"))
+        let Some(row) = query_one(&self.db, recipient).await? else { return Ok(None) };
+        if let Some(contact) = row.try_get::<Option<String>>("", "contact")? {
+            return Ok(Some(contact.into()));
+        }
+        let owner = row.try_get::<Option<String>>("", "email")?;
+        Ok(owner.map(|address| Recipient { address, name: columns::lossy(&row, "name") }))
     }
-}
-
-fn micros(duration: Duration) -> Micros {
-    Micros::try_from(duration.as_micros()).unwrap_or(Micros::MAX)
 }

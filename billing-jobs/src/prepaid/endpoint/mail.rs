@@ -13,6 +13,7 @@ use lettre::{
 use url::Url;
 
 use super::{
+    Recipient,
     answer::{Answer, Verdict},
     letter::{Letter, letter},
     webhook::is_loopback,
@@ -30,13 +31,15 @@ pub(super) struct MailTarget {
 }
 
 impl MailTarget {
-    /// Sends the event `body` to the address `to` of a customer. Blocks its thread.
-    pub(super) fn send(&self, id: &str, body: &str, to: Option<&str>) -> Answer {
+    /// Sends the event `body` to a customer. Blocks its thread.
+    pub(super) fn send(&self, id: &str, body: &str, to: Option<&Recipient>) -> Answer {
         let refused = |reason: String| Answer::new(Verdict::Refused, None, reason);
         let Some(to) = to else { return refused("the organization has no mail address".to_owned()) };
-        let Ok(to) = to.parse::<Mailbox>() else {
+        let Recipient { address, name } = to;
+        let Ok(mut to) = address.parse::<Mailbox>() else {
             return refused("the mail address of the organization is not valid".to_owned());
         };
+        to.name = to.name.or_else(|| Some(name.trim().to_owned()).filter(|name| !name.is_empty()));
         let company = self.from.name.clone().unwrap_or_else(|| self.from.email.domain().to_owned());
         let letter = match letter(body, &company, self.top_up_url.as_deref()) {
             Ok(letter) => letter,

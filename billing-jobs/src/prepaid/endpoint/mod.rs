@@ -99,6 +99,21 @@ pub struct EndpointParams {
     pub environment: BTreeMap<String, Secret>,
 }
 
+/// Who gets a mail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipient {
+    /// The mail address.
+    pub address: String,
+    /// The name of the person; empty if it is unknown.
+    pub name: String,
+}
+
+impl From<String> for Recipient {
+    fn from(address: String) -> Self {
+        Self { address, name: String::new() }
+    }
+}
+
 /// A receiver of events.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "EndpointParams")]
@@ -134,7 +149,7 @@ impl Endpoint {
     }
 
     /// Hands an event over, and returns the answer: within a minute in any case.
-    pub async fn send(&self, id: &str, body: &str, recipient: Option<String>) -> Answer {
+    pub async fn send(&self, id: &str, body: &str, recipient: Option<Recipient>) -> Answer {
         let (id, body) = (id.to_owned(), body.to_owned());
         let sent = match &self.target {
             Target::Webhook(target) => {
@@ -143,7 +158,7 @@ impl Endpoint {
             }
             Target::Mail(target) => {
                 let target = target.clone();
-                spawn_blocking(move || target.send(&id, &body, recipient.as_deref())).await
+                spawn_blocking(move || target.send(&id, &body, recipient.as_ref())).await
             }
             Target::Command { argv, environment } => {
                 return command::send(argv, environment, body, COMMAND_LIMIT).await;

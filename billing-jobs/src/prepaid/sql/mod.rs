@@ -48,9 +48,9 @@ pub(super) struct Statements {
     pub(super) renumber: String,
     /// `(organizations)`: their orders are not sent any more.
     pub(super) supersede: String,
-    /// `(organizations, limit) -> organization, id, provider_instance_id, label`: at most that many of each.
+    /// `(organizations, limit, after) -> organization, id, provider_instance_id, label`: at most that many of each, after this one.
     pub(super) instances: String,
-    /// `(now or NULL, endpoint, limit, microseconds, only orders) -> event, organization, attempts, body, epoch`.
+    /// `(now or NULL, endpoint, limit, microseconds, only orders) -> event, organization, attempts, body, order_number`.
     pub(super) claim_deliveries: String,
     /// `(organization)`. None on SQLite.
     pub(super) lock_standing: Option<String>,
@@ -66,11 +66,11 @@ pub(super) struct Statements {
     pub(super) standings: String,
     /// `(type, type) -> body`: the events of these types, which concern no organization, the newest last.
     pub(super) problems: String,
-    /// `(after, limit, desired or "") -> organization, state, desired, epoch, acked_epoch, since`.
+    /// `(after, limit, desired or "") -> organization, state, desired, order_number, acked_order, since`.
     pub(super) wanted: String,
     /// `(organization)`: the same for this one.
     pub(super) wanted_of: String,
-    /// `(organization) -> email`.
+    /// `(organization) -> contact, email, name`: the contact of its policy, and its owner.
     pub(super) recipient: String,
 }
 

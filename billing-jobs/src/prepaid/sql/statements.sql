@@ -53,7 +53,8 @@ WITH selected AS MATERIALIZED ({selected}),
            FROM wallets WHERE organization_id IN (SELECT organization FROM selected) GROUP BY organization_id)
 SELECT text!(p.organization) AS organization, (SELECT o.name FROM organizations o WHERE o.id = p.organization) AS name,
        t.state, micros!(t.since) AS since, t.watched, t.episode, t.level, t.runway_hours, micros!(t.exhausted_at) AS exhausted_at,
-       t.epoch, t.desired, w.wallets, y.mode AS policy_mode, y.credit_limit, micros!(y.never_suspend_until) AS never_suspend_until,
+       t.order_number, t.desired, w.wallets, y.mode AS policy_mode, y.credit_limit,
+       micros!(y.never_suspend_until) AS never_suspend_until,
        number!({least}(coalesce(p.burn, 0), {most})) AS burn, number!({least}(coalesce(p.owed, 0), {most})) AS owed,
        nullif(text!(p.details), '[]') AS details,
        (SELECT number!(coalesce(sum({least}(h.amount_due, 1000000000000000)), 0)) FROM billing_holds h
@@ -91,11 +92,11 @@ SELECT 1 AS held FROM scheduler_fencing f JOIN scheduler_jobs s ON s.job = f.job
 -- name: write_standings
 INSERT INTO billing_standings
 rows!(organization_id id, state text, since instant, watched flag, episode number, level small, burn number, owed number,
-      runway_hours number, exhausted_at instant, epoch number, desired text, evaluated_at instant)
+      runway_hours number, exhausted_at instant, order_number number, desired text, evaluated_at instant)
 ON CONFLICT (organization_id) DO UPDATE
    SET state = excluded.state, since = excluded.since, watched = excluded.watched, episode = excluded.episode, level = excluded.level,
        burn = excluded.burn, owed = excluded.owed, runway_hours = excluded.runway_hours, exhausted_at = excluded.exhausted_at,
-       epoch = excluded.epoch, desired = excluded.desired, evaluated_at = excluded.evaluated_at
+       order_number = excluded.order_number, desired = excluded.desired, evaluated_at = excluded.evaluated_at
 
 -- name: insert_notices
 -- A notice that was only recorded is replaced when it is sent. Any other one stays, and then a row is missing in the result.
@@ -107,7 +108,7 @@ ON CONFLICT (organization_id, episode, level) DO UPDATE
 
 -- name: insert_events
 INSERT INTO billing_events
-rows!(id id, type text, organization_id id, epoch number, endpoints small, body text, created_at instant)
+rows!(id id, type text, organization_id id, order_number number, endpoints small, body text, created_at instant)
 
 -- name: insert_deliveries
 INSERT INTO billing_deliveries
@@ -116,12 +117,12 @@ rows!(event_id id, endpoint text, organization_id id, needed flag, next_at insta
 -- name: supersede
 UPDATE billing_deliveries SET status = 'superseded', claimed_until = NULL
  WHERE status = 'pending' AND event_id IN (
-       SELECT e.id FROM billing_events e WHERE e.epoch IS NOT NULL AND e.organization_id IN (ids!($1)))
+       SELECT e.id FROM billing_events e WHERE e.order_number IS NOT NULL AND e.organization_id IN (ids!($1)))
 
 -- name: instances
 SELECT text!(organization_id) AS organization, text!(id) AS id, provider_instance_id, label
   FROM (SELECT v.*, row_number() OVER (PARTITION BY v.organization_id ORDER BY v.id) AS position FROM vps_instances v
-         WHERE v.organization_id IN (ids!($1))) AS v
+         WHERE v.organization_id IN (ids!($1)) AND v.id > id!($3)) AS v
  WHERE position <= $2 ORDER BY v.organization_id, v.id
 
 -- name: claim_deliveries
@@ -129,7 +130,7 @@ WITH due AS (
     SELECT d.event_id FROM billing_deliveries d
      WHERE d.status = 'pending' AND d.endpoint = $2 AND d.next_at <= {present}
        AND (d.claimed_until IS NULL OR d.claimed_until <= {present})
-       AND (NOT $5 OR EXISTS (SELECT 1 FROM billing_events e WHERE e.id = d.event_id AND e.epoch IS NOT NULL))
+       AND (NOT $5 OR EXISTS (SELECT 1 FROM billing_events e WHERE e.id = d.event_id AND e.order_number IS NOT NULL))
        AND NOT EXISTS (SELECT 1 FROM billing_deliveries g WHERE g.endpoint = $2 AND g.status = 'dead' AND g.last_code = 410)
        AND NOT EXISTS (SELECT 1 FROM billing_deliveries o
                         WHERE o.endpoint = $2 AND o.organization_id = d.organization_id AND o.claimed_until > {present})
@@ -138,7 +139,7 @@ UPDATE billing_deliveries SET claimed_until = later!($4), attempts = attempts + 
  WHERE endpoint = $2 AND event_id IN (SELECT due.event_id FROM due)
 RETURNING text!(event_id) AS event, text!(organization_id) AS organization, attempts,
           (SELECT e.body FROM billing_events e WHERE e.id = event_id) AS body,
-          (SELECT e.epoch FROM billing_events e WHERE e.id = event_id) AS epoch
+          (SELECT e.order_number FROM billing_events e WHERE e.id = event_id) AS order_number
 
 -- name: settle_delivery
 UPDATE billing_deliveries
@@ -159,24 +160,25 @@ UPDATE billing_notices SET delivered_at = {present}
  WHERE organization_id = id!($3) AND event_id = id!($2) AND delivered_at IS NULL AND {is_accepted}
 
 -- name: acknowledge
-UPDATE billing_standings SET acked_epoch = epoch, acked_at = {present}
- WHERE organization_id = id!($3) AND epoch = (SELECT epoch FROM billing_events WHERE id = id!($2)) AND {is_accepted}
+UPDATE billing_standings SET acked_order = order_number, acked_at = {present}
+ WHERE organization_id = id!($3) AND order_number = (SELECT order_number FROM billing_events WHERE id = id!($2)) AND {is_accepted}
 
 -- name: standings
 SELECT text!(organization_id) AS organization FROM billing_standings
  WHERE organization_id > id!($1) ORDER BY billing_standings.organization_id LIMIT $2
 
 -- name: renumber
-UPDATE billing_standings SET epoch = d.epoch FROM (values!(organization_id id, epoch number)) AS d
+UPDATE billing_standings SET order_number = d.order_number FROM (values!(organization_id id, order_number number)) AS d
  WHERE billing_standings.organization_id = d.organization_id
 
 -- name: wanted
-SELECT text!(organization_id) AS organization, state, desired, epoch, acked_epoch, micros!(since) AS since FROM billing_standings
+SELECT text!(organization_id) AS organization, state, desired, order_number, acked_order, micros!(since) AS since
+  FROM billing_standings
  WHERE organization_id > id!($1) AND (text!($3) = '' OR desired = text!($3)) ORDER BY billing_standings.organization_id LIMIT $2
 
 -- name: wanted_of
-SELECT text!($1) AS organization, coalesce(t.state, 'ok') AS state, coalesce(t.desired, 'running') AS desired, t.epoch, t.acked_epoch,
-       micros!(t.since) AS since
+SELECT text!($1) AS organization, coalesce(t.state, 'ok') AS state, coalesce(t.desired, 'running') AS desired,
+       t.order_number, t.acked_order, micros!(t.since) AS since
   FROM (SELECT 1 AS one) AS c LEFT JOIN billing_standings t ON t.organization_id = id!($1)
  WHERE t.organization_id IS NOT NULL OR EXISTS (SELECT 1 FROM organizations o WHERE o.id = id!($1))
 
@@ -184,5 +186,8 @@ SELECT text!($1) AS organization, coalesce(t.state, 'ok') AS state, coalesce(t.d
 SELECT body FROM billing_events WHERE organization_id IS NULL AND type IN ($1, $2) ORDER BY created_at, id
 
 -- name: recipient
-SELECT text!(coalesce((SELECT contact FROM billing_policies WHERE organization_id = id!($1)),
-                      (SELECT u.email FROM organizations o JOIN users u ON u.id = o.owner_id WHERE o.id = id!($1)))) AS email
+SELECT y.contact, text!(u.email) AS email, text!(u.name) AS name
+  FROM (SELECT 1 AS one) AS c
+  LEFT JOIN billing_policies y ON y.organization_id = id!($1)
+  LEFT JOIN organizations o ON o.id = id!($1)
+  LEFT JOIN users u ON u.id = o.owner_id

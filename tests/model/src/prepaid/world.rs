@@ -296,7 +296,7 @@ impl World {
             self.broken = Some(Broken::NotResumed);
         }
         // No rule reads these.
-        (standing.since, standing.episode, standing.epoch) = (NOW, 0, 0);
+        (standing.since, standing.episode, standing.order_number) = (NOW, 0, 0);
         self.standing = standing;
     }
 

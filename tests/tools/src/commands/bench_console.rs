@@ -92,7 +92,8 @@ async fn seed(db: &Db, args: &BenchConsoleArgs) {
            FROM (SELECT n, now() - n * interval '1 minute' AS at FROM generate_series(1, {instances}) AS n) AS runs"
     );
     let standings = "INSERT INTO billing_standings
-             (organization_id, state, since, watched, episode, level, burn, owed, runway_hours, epoch, desired, evaluated_at)
+             (organization_id, state, since, watched, episode, level, burn, owed, runway_hours, order_number, desired,
+              evaluated_at)
          SELECT id, 'low', now(), true, 1, 72, 1000000, 0, row_number() OVER () % 200, 0, 'running', now() FROM organizations";
     let holds = "INSERT INTO billing_holds (instance_id, organization_id, label, reason, hours_due, amount_due, currency, opened_at, seen_at)
          SELECT id, organization_id, label, CASE WHEN number % 2 = 0 THEN 'insufficient_balance' ELSE 'catch_up_limit' END, 3, 100, 'USD',

@@ -9,7 +9,7 @@ use std::{
 use billing_jobs::{
     PREPAID_KIND, PrepaidParams,
     panel::Panel,
-    prepaid::{Claim, DeliverParams, Drained, Evaluation, Prepaid, PrepaidMode, Which},
+    prepaid::{Claim, DeliverParams, Drained, Evaluation, Mode, Prepaid, Which},
 };
 use billing_scheduler::{Claim as LeaseClaim, Store as _, SystemClock};
 use billing_store::{Database, Pool, SeaOrmStore};
@@ -120,7 +120,7 @@ async fn deliver(db: &Db, pool: &DatabaseConnection, panel: Panel, number: u32) 
     let params = json!({ "endpoint": [{ "name": "panel", "kind": "webhook", "types": ["billing.*"], "needed": true,
                                         "url": receiver.url(), "secrets": [SECRET] }] });
     let endpoints: DeliverParams = serde_json::from_value(params).expect("an endpoint");
-    let params = PrepaidParams { mode: PrepaidMode::Notify, ..PrepaidParams::default() };
+    let params = PrepaidParams { mode: Mode::Notify, ..PrepaidParams::default() };
     let prepaid = Prepaid::new(pool.clone(), panel, &params, Duration::from_hours(1))
         .with_endpoints(endpoints.endpoint.into());
     let began = Instant::now();

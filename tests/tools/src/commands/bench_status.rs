@@ -76,7 +76,8 @@ async fn seed(db: &Db, args: &BenchStatusArgs) {
     );
     let standings = format!(
         "INSERT INTO billing_standings
-             (organization_id, state, since, watched, episode, level, burn, owed, runway_hours, epoch, desired, evaluated_at)
+             (organization_id, state, since, watched, episode, level, burn, owed, runway_hours, order_number, desired,
+              evaluated_at)
          SELECT id, 'low', {now}, true, 1, 72, 1000000, 0, 100, 0, 'running', {now} FROM organizations"
     );
     let events = format!(

@@ -5,7 +5,7 @@ use std::{env, process::ExitCode, str::FromStr, sync::Arc, time::Duration};
 use billing_jobs::{
     PREPAID_KIND, PrepaidParams,
     panel::Panel,
-    prepaid::{Claim, Endpoint, Prepaid, PrepaidMode, Which},
+    prepaid::{Claim, Endpoint, Mode, Prepaid, Which},
 };
 use billing_scheduler::{Claim as LeaseClaim, Store as _, SystemClock};
 use billing_store::{Database, Pool, SeaOrmStore, fault_injection};
@@ -31,7 +31,7 @@ async fn check() {
     };
     store.release(&lease).await.expect("it was held");
     let claim = Claim { job: PREPAID_KIND, fencing_token: lease.fencing_token };
-    let params = PrepaidParams { mode: PrepaidMode::Enforce, ..PrepaidParams::default() };
+    let params = PrepaidParams { mode: Mode::Enforce, ..PrepaidParams::default() };
     let endpoints: Vec<Endpoint> = serde_json::from_str(&variable::<String>("ENDPOINTS")).expect("endpoints");
     let prepaid =
         Prepaid::new(pool, panel, &params, Duration::from_hours(1)).with_endpoints(endpoints.into());

@@ -279,7 +279,8 @@ async fn settle(db: &Db, record: &Record) -> Option<String> {
 
 async fn unsettled(db: &Db) -> Option<String> {
     let sql = "SELECT CAST((SELECT count(*) FROM billing_standings
-                             WHERE desired = 'suspended' OR epoch > 0 AND epoch IS DISTINCT FROM acked_epoch) AS bigint) AS orders,
+                             WHERE desired = 'suspended'
+                                OR order_number > 0 AND order_number IS DISTINCT FROM acked_order) AS bigint) AS orders,
                       CAST((SELECT count(*) FROM billing_deliveries WHERE status = 'pending') AS bigint) AS pending";
     let row = db.admin().query_one_raw(Statement::from_string(db.backend(), sql)).await.ok()??;
     let number = |column| row.try_get::<i64>("", column).unwrap_or(i64::MAX);

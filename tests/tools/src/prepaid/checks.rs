@@ -247,19 +247,18 @@ async fn check_end(report: &mut Report, db: &Db, entries: &Entries) {
             *newest = order;
         }
     }
-    let sql =
-        "SELECT CAST(organization_id AS text) AS id, desired, epoch, acked_epoch FROM billing_standings";
+    let sql = "SELECT CAST(organization_id AS text) AS id, desired, order_number, acked_order FROM billing_standings";
     for row in rows(db, sql).await {
         let (id, desired) = (text(&row, "id"), text(&row, "desired"));
-        let epoch: i64 = row.try_get("", "epoch").expect("a number");
-        let acked: Option<i64> = row.try_get("", "acked_epoch").expect("a number");
+        let order_number: i64 = row.try_get("", "order_number").expect("a number");
+        let acked: Option<i64> = row.try_get("", "acked_order").expect("a number");
         let order = panel.get(&id);
         let is_suspended = order.is_some_and(|order| order.suspends);
         if is_suspended != (desired == "suspended") {
             report.violate(format!("{id} is wanted {desired}, and the panel has {order:?}"));
         }
         if acked.is_some_and(|acked| order.is_none_or(|order| order.number < acked))
-            || acked.unwrap_or(epoch) > epoch
+            || acked.unwrap_or(order_number) > order_number
         {
             report.violate(format!("{id}: order {acked:?} is acknowledged, and the panel has {order:?}"));
         }
@@ -268,7 +267,7 @@ async fn check_end(report: &mut Report, db: &Db, entries: &Entries) {
 
 async fn events(db: &Db) -> Vec<Event> {
     let sql =
-        "SELECT CAST(id AS text) AS id, type, CAST(organization_id AS text) AS organization, epoch, body
+        "SELECT CAST(id AS text) AS id, type, CAST(organization_id AS text) AS organization, order_number, body
                  FROM billing_events ORDER BY id";
     let event = |row: &QueryResult| {
         let body: Value = serde_json::from_str(&text(row, "body")).expect("an event is JSON");
@@ -279,7 +278,7 @@ async fn events(db: &Db) -> Vec<Event> {
             suspends: kind.starts_with("billing.service.").then_some(kind.ends_with(".suspend")),
             level: body["data"]["level"].as_i64(),
             decided: micros(body["timestamp"].as_str().unwrap_or_default()),
-            number: row.try_get::<Option<i64>>("", "epoch").expect("a number").unwrap_or_default(),
+            number: row.try_get::<Option<i64>>("", "order_number").expect("a number").unwrap_or_default(),
         }
     };
     rows(db, sql).await.iter().map(event).collect()
