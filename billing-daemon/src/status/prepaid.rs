@@ -51,14 +51,6 @@ pub(super) async fn read(db: &DatabaseConnection) -> Result<PrepaidStatus, DbErr
     let backend = db.get_database_backend();
     let rows = async |sql: &str| query_fleet(db, Statement::from_string(backend, sql)).await;
     let number = |row: &QueryResult, column| row.try_get::<i64>("", column).map(i64::unsigned_abs);
-    let counted =
-        rows("SELECT state, count(*) AS organizations FROM billing_standings GROUP BY state").await?;
-    let mut standings: BTreeMap<_, _> = State::ALL.iter().map(|state| (state.as_str(), 0)).collect();
-    for row in &counted {
-        if let Some(organizations) = standings.get_mut(columns::lossy(row, "state").as_str()) {
-            *organizations = number(row, "organizations")?;
-        }
-    }
     let oldest = match backend {
         DbBackend::Sqlite => "min(e.created_at)",
         _ => "(extract(epoch FROM min(e.created_at)) * 1000000)::bigint",
@@ -67,15 +59,24 @@ pub(super) async fn read(db: &DatabaseConnection) -> Result<PrepaidStatus, DbErr
         "SELECT count(*) AS deliveries, {oldest} AS oldest
            FROM billing_deliveries d JOIN billing_events e ON e.id = d.event_id WHERE d.status = 'pending'"
     );
-    let pending = rows(&pending).await?;
+    let (counted, pending, dead) = tokio::try_join!(
+        rows("SELECT state, count(*) AS organizations FROM billing_standings GROUP BY state"),
+        rows(&pending),
+        rows(
+            "SELECT endpoint, count(*) AS deliveries, count(CASE WHEN last_code = 410 THEN 1 END) AS gone
+               FROM billing_deliveries WHERE status = 'dead' GROUP BY endpoint ORDER BY endpoint",
+        ),
+    )?;
+    let mut standings: BTreeMap<_, _> = State::ALL.iter().map(|state| (state.as_str(), 0)).collect();
+    for row in &counted {
+        if let Some(organizations) = standings.get_mut(columns::lossy(row, "state").as_str()) {
+            *organizations = number(row, "organizations")?;
+        }
+    }
     let (pending_deliveries, oldest) = match pending.first() {
         Some(row) => (number(row, "deliveries")?, row.try_get::<Option<i64>>("", "oldest")?),
         None => (0, None),
     };
-    let dead = rows(
-        "SELECT endpoint, count(*) AS deliveries, count(CASE WHEN last_code = 410 THEN 1 END) AS gone
-           FROM billing_deliveries WHERE status = 'dead' GROUP BY endpoint ORDER BY endpoint",
-    );
     let view = |row: &QueryResult| {
         Ok(DeadDeliveries {
             endpoint: columns::lossy(row, "endpoint"),
@@ -87,6 +88,6 @@ pub(super) async fn read(db: &DatabaseConnection) -> Result<PrepaidStatus, DbErr
         standings,
         pending_deliveries,
         oldest_pending_at: oldest.and_then(DateTime::from_timestamp_micros),
-        dead_deliveries: dead.await?.iter().map(view).collect::<Result<_, DbErr>>()?,
+        dead_deliveries: dead.iter().map(view).collect::<Result<_, DbErr>>()?,
     })
 }

@@ -40,23 +40,31 @@ pub async fn read(opened: &PanelDatabase, expected: &Expected) -> Result<Status,
     let PanelDatabase { db, panel } = opened;
     let biller = Biller::new(db.clone(), *panel, BillingSettings::default());
     let observed_at = biller.now().await.map_err(failed)?;
-    let presence = PanelPresence::detect(opened).await?;
     let configured = ConfiguredJobs { specs: &expected.jobs, is_complete: !expected.jobs.is_empty() };
-    let jobs = read_job_views(db, configured, observed_at).await.map_err(failed)?;
+    // Concurrently, because most of the time is spent on waiting for the database.
+    let tables = async {
+        let read = tokio::try_join!(
+            read_job_views(db, configured, observed_at),
+            last_run_with_totals(db, &biller),
+            last_done(db, BILLING_JOB),
+            fencing_row(db),
+            holds(db),
+            last_audit(db, expected),
+            prepaid::read(db),
+            uncharged(db, observed_at),
+        );
+        read.map_err(failed)
+    };
+    let (presence, schema, tables) = tokio::try_join!(PanelPresence::detect(opened), schema(db), tables)?;
+    let (jobs, last_run, last_done, fencing, holds, last_audit, prepaid, uncharged) = tables;
     let billing = jobs.iter().find(|job| job.job == BILLING_JOB);
-    let mut last_run = last_run(db, BILLING_JOB).await.map_err(failed)?.map(RunView::from);
-    if let Some(run) = &mut last_run {
-        run.totals = Some(biller.totals_of(run.id).await.map_err(failed)?);
-    }
     // The fencing row alone does not answer it: it is renewed while a spike waits for an approval, and cleared at a clean stop.
     let waits = last_run.as_ref().is_some_and(|run| run.billing_details().pending_amounts().is_some());
-    let fencing = fencing_row(db).await.map_err(failed)?;
     let reported = fencing.as_ref().filter(|_| !waits).and_then(|row| row.last_success_at);
-    let last_success_at = match reported.map(|Instant(at)| at) {
-        Some(at) => Some(at),
-        None => last_done(db, BILLING_JOB).await.map_err(failed)?.map(|row| row.run.finished_at),
+    let last_success_at = match reported {
+        Some(Instant(at)) => Some(at),
+        None => last_done.map(|row| row.run.finished_at),
     };
-    let holds = holds(db).await.map_err(failed)?;
     let arrears = holds.iter().find(|held| held.reason == Reason::InsufficientBalance.as_str());
     let bills_now = billing.and_then(|job| job.lease.as_ref()).map(|lease| lease.holder.as_str());
     let daemons = daemons(db, observed_at, bills_now).await.map_err(failed)?;
@@ -66,7 +74,7 @@ pub async fn read(opened: &PanelDatabase, expected: &Expected) -> Result<Status,
         observed_at,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         engine: engine(db),
-        schema: schema(db).await?,
+        schema,
         halt: fencing.as_ref().and_then(|row| row.halt.as_deref()).map(halt).transpose().map_err(failed)?,
         panel: PanelStatus {
             generation: presence.generation.to_string(),
@@ -77,14 +85,14 @@ pub async fn read(opened: &PanelDatabase, expected: &Expected) -> Result<Status,
         last_success_at,
         hand_back_after_seconds: fencing
             .map_or(HAND_BACK_AFTER.as_secs(), |row| row.hand_back_after_seconds.unsigned_abs()),
-        last_audit: last_audit(db, expected).await.map_err(failed)?,
+        last_audit,
         arrears: arrears.map(|held| held.owed.clone()).unwrap_or_default(),
         has_billing: has_billing(expected, &daemons, last_success_at.is_some() || last_run.is_some()),
         daemons,
         jobs,
         holds,
-        prepaid: prepaid::read(db).await.map_err(failed)?,
-        uncharged: uncharged(db, observed_at).await.map_err(failed)?,
+        prepaid,
+        uncharged,
         last_run,
     };
     status.problems = problems(&status, expected);
@@ -140,6 +148,14 @@ async fn last_audit(db: &DatabaseConnection, expected: &Expected) -> Result<Opti
         newest_of_each.extend(last_done(db, &spec.name).await?);
     }
     Ok(newest_of_each.into_iter().max_by_key(|row| row.run.started_at).map(RunView::from))
+}
+
+async fn last_run_with_totals(db: &DatabaseConnection, biller: &Biller) -> Result<Option<RunView>, DbErr> {
+    let mut last_run = last_run(db, BILLING_JOB).await?.map(RunView::from);
+    if let Some(run) = &mut last_run {
+        run.totals = Some(biller.totals_of(run.id).await?);
+    }
+    Ok(last_run)
 }
 
 /// The newest run of `job`, without records of scheduled times that had no run.
