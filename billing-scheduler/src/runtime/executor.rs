@@ -24,11 +24,11 @@ pub const STOP_GRACE: Duration = Duration::from_secs(30);
 pub(crate) struct Executor {
     job: Arc<dyn Job>,
     timeout: Duration,
-    abandoned: Mutex<Option<AbandonedRun>>,
+    abandoned: Mutex<Option<RunTask>>,
 }
 
-/// A run that did not stop and may still exist: a thread cannot be ended from outside.
-pub(crate) struct AbandonedRun {
+/// The task of a run. If the run was abandoned, it may still exist: a thread cannot be ended from outside.
+pub(crate) struct RunTask {
     task: Task,
     /// Closes when the last copy of the run's context is dropped.
     contexts: oneshot::Receiver<()>,
@@ -42,27 +42,25 @@ impl Executor {
         Self { job, timeout, abandoned: Mutex::default() }
     }
 
-    /// Returns the run if it was abandoned.
-    pub(crate) fn into_abandoned(self) -> Option<AbandonedRun> {
-        self.abandoned.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[async_trait]
-impl Job for Executor {
-    async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
+    /// Spawns the task of a run, which calls `run` with the job and with a copy of the context.
+    pub(crate) fn spawn<R>(
+        &self,
+        ctx: &JobContext,
+        run: impl FnOnce(Arc<dyn Job>, JobContext) -> R,
+    ) -> RunTask
+    where
+        R: Future<Output = Result<Outcome, JobError>> + Send + 'static,
+    {
         let (held, contexts) = oneshot::channel();
-        let (job, own) = (Arc::clone(&self.job), ctx.holding(held));
-        let run = async move { job.run(&own).await };
-        let mut task = Task(tokio::spawn(run.in_current_span()));
-        // Most runs end before a timeout needs to be watched.
-        tokio::select! {
-            biased;
-            result = &mut task.0 => return result.unwrap_or_else(|error| Err(panicked(error))),
-            () = yield_now() => {}
-        }
+        RunTask { task: Task(tokio::spawn(run(Arc::clone(&self.job), ctx.holding(held)))), contexts }
+    }
+
+    /// Waits for the end of a run that has started. Requests it to stop after its timeout, and abandons it if it does not.
+    pub(crate) async fn watch(&self, ctx: &JobContext, mut run: RunTask) -> Result<Outcome, JobError> {
+        let task = &mut run.task.0;
         let timeout = tokio::select! {
-            result = &mut task.0 => return result.unwrap_or_else(|error| Err(panicked(error))),
+            biased;
+            result = &mut *task => return result.unwrap_or_else(|error| Err(panicked(error))),
             () = ctx.stop_handle().requested(StopReason::Cancelled) => None,
             () = ctx.clock().sleep(self.timeout) => {
                 ctx.stop_handle().stop(StopReason::Timeout);
@@ -70,20 +68,39 @@ impl Job for Executor {
             }
         };
         let result = tokio::select! {
-            result = &mut task.0 => result.unwrap_or_else(|error| Err(panicked(error))),
+            result = &mut *task => result.unwrap_or_else(|error| Err(panicked(error))),
             () = ctx.clock().sleep(STOP_GRACE) => {
-                task.0.abort();
-                let abandoned = AbandonedRun { task, contexts };
-                *self.abandoned.lock().unwrap_or_else(PoisonError::into_inner) = Some(abandoned);
+                task.abort();
+                *self.abandoned.lock().unwrap_or_else(PoisonError::into_inner) = Some(run);
                 Err(JobError::retry("the run did not stop on request and was abandoned"))
             }
         };
         // A timeout counts as a failure even if the job stops on request; otherwise it could run without limit.
         timeout.map_or(result, Err)
     }
+
+    /// Returns the run if it was abandoned.
+    pub(crate) fn into_abandoned(self) -> Option<RunTask> {
+        self.abandoned.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-impl AbandonedRun {
+#[async_trait]
+impl Job for Executor {
+    async fn run(&self, ctx: &JobContext) -> Result<Outcome, JobError> {
+        let run = |job: Arc<dyn Job>, ctx: JobContext| async move { job.run(&ctx).await }.in_current_span();
+        let mut run = self.spawn(ctx, run);
+        // Most runs end before a timeout needs to be watched.
+        tokio::select! {
+            biased;
+            result = &mut run.task.0 => return result.unwrap_or_else(|error| Err(panicked(error))),
+            () = yield_now() => {}
+        }
+        self.watch(ctx, run).await
+    }
+}
+
+impl RunTask {
     /// Returns when the run's task has ended and no thread has its context.
     pub(crate) async fn ended(mut self) {
         // How either ends is irrelevant.

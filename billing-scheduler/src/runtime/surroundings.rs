@@ -46,6 +46,12 @@ impl Surroundings {
         self.mask.lock().unwrap_or_else(PoisonError::into_inner).clone_from(mask);
     }
 
+    /// Whether a run is within middleware of the application.
+    pub(crate) fn has_middleware(&self) -> bool {
+        // `Tracing` does nothing before and after a run.
+        self.middleware.len() > 1
+    }
+
     /// Runs `job` within the middleware. A panic becomes an error.
     pub(crate) async fn run(&self, job: &dyn Job, ctx: &JobContext) -> Result<Outcome, JobError> {
         catch_unwind(Next::through(&self.middleware, job).run(ctx)).await

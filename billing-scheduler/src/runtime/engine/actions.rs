@@ -6,12 +6,14 @@ use uuid::Uuid;
 
 use super::{
     lease_cycle::{CycleEnd, LeaseCycle, NextWakeup},
+    run::Ran,
     shared::{LOOKAHEAD, Shared, TICK_INTERVAL, lock},
+    start::{EarlyRun, NotStarted},
     start_gate::StartTicket,
 };
 use crate::{
     clock::Clock,
-    job::{FencingToken, JobContext, StopHandle, StopReason},
+    job::{FencingToken, JobContext, StopHandle},
     runtime::{
         decide::{
             JobSpec, ScheduleError, Scope,
@@ -44,15 +46,6 @@ struct Effect {
     span: Span,
 }
 
-/// What became of the wait for an instant.
-enum Start {
-    Now(StartTicket),
-    /// The clock was set back: the instant is still to come.
-    TooEarly,
-    /// More may have become due since, or the job was requeued.
-    DecideAgain,
-}
-
 impl Effect {
     fn new(record: RunRecord, state: JobState) -> Self {
         Self { record, state, span: Span::none() }
@@ -71,7 +64,7 @@ impl<'a> Actions<'a> {
 
     pub(super) async fn run(mut self) -> Result<CycleEnd, StoreError> {
         loop {
-            let mut now = self.shared.clock.now();
+            let now = self.shared.clock.now();
             if let Some(next) = self.stops_at(now) {
                 return Ok(next.into());
             }
@@ -83,31 +76,11 @@ impl<'a> Actions<'a> {
                     return Ok((now + TimeDelta::minutes(1)).into());
                 }
             };
-            // Everything but the start itself is done before the instant.
-            let ctx = if let Action::Run(run) = &action { Some(self.context(run)) } else { None };
-            let mut ticket = None;
-            if let Some(at) = instant {
-                ticket = match self.wait_for_start(at).await {
-                    Start::Now(ticket) => Some(ticket),
-                    Start::TooEarly => return Ok(at.into()),
-                    Start::DecideAgain => continue,
-                };
-                now = self.shared.clock.now();
-            }
-            let effect = match (action, ctx) {
-                (Action::Wait(at), _) => return Ok(NextWakeup::instant(at).into()),
-                (Action::Skip(skip), _) => self.skip(&skip, now),
-                (Action::Reset { request_id, reason }, _) => self.reset(request_id, &reason, now),
-                (Action::Refuse { request, reason }, _) => self.refuse(&request, reason, now),
-                (Action::Run(run), ctx) => {
-                    let ctx = ctx.unwrap_or_else(|| self.context(&run));
-                    if self.must_not_run(&ctx) {
-                        return Ok((now + TICK_INTERVAL).into());
-                    }
-                    self.start(&run, &ctx, ticket.take()).await
-                }
+            let effect = match self.act(action, instant).await {
+                Ok(effect) => effect,
+                Err(NotStarted::DecideAgain) => continue,
+                Err(NotStarted::Until(next)) => return Ok(next.into()),
             };
-            drop(ticket);
             if let Some(end) = self.record(effect).await? {
                 return Ok(end);
             }
@@ -137,18 +110,27 @@ impl<'a> Actions<'a> {
         }
     }
 
-    async fn wait_for_start(&self, at: DateTime<Utc>) -> Start {
-        let cycle = self.cycle;
-        self.shared.progress.wait_for(cycle.at, &cycle.gate);
-        let ticket = cycle.gate.wait().await;
-        let now = self.shared.clock.now();
-        if now < at {
-            Start::TooEarly
-        } else if now - at >= TICK_INTERVAL || cycle.is_requeued() {
-            Start::DecideAgain
-        } else {
-            Start::Now(ticket)
+    /// Does `action`, at `instant` if that is still to come.
+    async fn act(&mut self, action: Action, instant: Option<DateTime<Utc>>) -> Result<Effect, NotStarted> {
+        if let Some(at) = instant.filter(|_| !matches!(action, Action::Run(_))) {
+            self.wait_for_start(at).await?;
         }
+        let now = self.shared.clock.now();
+        match action {
+            Action::Wait(at) => Err(NotStarted::Until(NextWakeup::instant(at))),
+            Action::Skip(skip) => Ok(self.skip(&skip, now)),
+            Action::Reset { request_id, reason } => Ok(self.reset(request_id, &reason, now)),
+            Action::Refuse { request, reason } => Ok(self.refuse(&request, reason, now)),
+            Action::Run(run) => self.start(&run, instant).await,
+        }
+    }
+
+    async fn wait_for_start(&self, at: DateTime<Utc>) -> Result<StartTicket, NotStarted> {
+        let (shared, cycle) = (self.shared, self.cycle);
+        shared.progress.wait_for(cycle.at, &cycle.gate);
+        let ticket = cycle.gate.ticket();
+        shared.wait_for_start(&cycle.job, at, &ticket).await?;
+        Ok(ticket)
     }
 
     fn skip(&self, skip: &SkipOccurrences, now: DateTime<Utc>) -> Effect {
@@ -166,16 +148,19 @@ impl<'a> Actions<'a> {
         Effect::new(record, self.snapshot.state.clone())
     }
 
-    /// Whether the claim was answered too late, an earlier run of this cycle was stopped, or the scheduler is draining. A run that
-    /// was cancelled before it started is recorded as such.
-    fn must_not_run(&self, ctx: &JobContext) -> bool {
-        let stopped = ctx.stop_requested();
-        stopped.is_some_and(|reason| self.has_run || reason != StopReason::Cancelled)
-            || self.shared.is_closed()
-    }
-
-    async fn start(&mut self, run: &NextRun, ctx: &JobContext, ticket: Option<StartTicket>) -> Effect {
+    async fn start(&mut self, run: &NextRun, instant: Option<DateTime<Utc>>) -> Result<Effect, NotStarted> {
         let (shared, cycle) = (self.shared, self.cycle);
+        // Everything but the start itself is done before the instant.
+        let ctx = self.context(run);
+        let mut ticket = None;
+        if let Some(at) = instant {
+            // Middleware of the application begins at the instant, in this task.
+            if !self.has_run && !shared.surroundings.has_middleware() {
+                return self.start_early(run, &ctx, at).await;
+            }
+            ticket = Some(self.wait_for_start(at).await?);
+        }
+        shared.check_may_run(ctx.stop_requested(), self.has_run)?;
         if self.has_run
             && let Some(running) = lock(&shared.running).get_mut(&cycle.job.index())
         {
@@ -183,9 +168,29 @@ impl<'a> Actions<'a> {
         }
         self.has_run = true;
         cycle.release_late_slot();
-        let span = spans::span(self.spec, ctx);
-        let running = shared.run(cycle, run, ctx, ticket, &self.snapshot.state);
-        let (record, state) = running.instrument(span.clone()).await;
+        let span = spans::span(self.spec, &ctx);
+        let ran = shared.run(cycle, &ctx, ticket).instrument(span.clone()).await;
+        Ok(self.effect_of(run, &ctx, ran, span))
+    }
+
+    async fn start_early(
+        &mut self,
+        run: &NextRun,
+        ctx: &JobContext,
+        at: DateTime<Utc>,
+    ) -> Result<Effect, NotStarted> {
+        let cycle = self.cycle;
+        let early = EarlyRun::spawn(cycle, ctx, at);
+        self.shared.progress.wait_for(cycle.at, &cycle.gate);
+        let started = early.started(cycle).await?;
+        self.has_run = true;
+        cycle.release_late_slot();
+        let ran = early.end(cycle, ctx, &started).await;
+        Ok(self.effect_of(run, ctx, ran, started.span))
+    }
+
+    fn effect_of(&self, run: &NextRun, ctx: &JobContext, ran: Ran, span: Span) -> Effect {
+        let (record, state) = self.shared.describe(self.cycle, run, ctx, ran, &self.snapshot.state);
         spans::ended(&span, &record);
         Effect { record, state, span }
     }

@@ -32,7 +32,7 @@ use crate::{
             },
         },
         events::Event,
-        executor::AbandonedRun,
+        executor::RunTask,
         store::{Claim, JobState, Lease, StoreError},
     },
 };
@@ -46,7 +46,7 @@ const MAX_STORE_BACKOFF: TimeDelta = TimeDelta::seconds(4);
 pub(super) struct LeaseCycle {
     pub(super) shared: Arc<Shared>,
     pub(super) job: Arc<ScheduledJob>,
-    pub(super) definition: Definition,
+    pub(super) definition: Arc<Definition>,
     /// When the job is expected to be due; the begin of the cycle if that has passed.
     pub(super) at: DateTime<Utc>,
     /// The gate of the jobs that are due at the same instant.
@@ -113,7 +113,7 @@ impl LeaseCycle {
     ) -> Self {
         let now = shared.clock.now();
         Self {
-            definition: job.definition(),
+            definition: Arc::new(job.definition()),
             job,
             at: if wakeup.is_late { now } else { wakeup.at },
             gate,
@@ -366,7 +366,7 @@ impl Shared {
 
     /// Waits for the end of a run that was abandoned. Other processes may claim the job meanwhile; this process does not run it,
     /// because a job that never returns its threads would otherwise use up all of them.
-    pub(super) async fn wait_for_abandoned(&self, name: &str, abandoned: AbandonedRun) {
+    pub(super) async fn wait_for_abandoned(&self, name: &str, abandoned: RunTask) {
         let mut ended = pin!(abandoned.ended());
         tokio::select! {
             biased;

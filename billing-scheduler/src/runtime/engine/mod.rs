@@ -13,6 +13,7 @@ mod run_once;
 mod scheduled_job;
 mod scheduler;
 mod shared;
+mod start;
 mod start_gate;
 mod starter;
 

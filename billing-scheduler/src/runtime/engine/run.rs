@@ -18,11 +18,30 @@ use crate::{
             AppliedOutcome, JobSpec, ScheduleError, apply_outcome,
             next_action::{Action, JobSnapshot, NextRun, next_action},
         },
-        events::Event,
         executor::Executor,
         store::{JobState, Lease, RunCause, RunRecord, RunStatus, ScheduleAhead},
     },
 };
+
+/// The times and the result of a run that has ended.
+pub(super) struct Ran {
+    pub(super) started_at: DateTime<Utc>,
+    pub(super) finished_at: DateTime<Utc>,
+    pub(super) result: Result<Outcome, JobError>,
+}
+
+impl LeaseCycle {
+    pub(super) fn executor(&self) -> Executor {
+        Executor::new(Arc::clone(&self.definition.job), self.definition.spec.timeout)
+    }
+
+    /// Keeps the run if it was abandoned: this process does not run the job until it ends.
+    pub(super) fn keep_abandoned(&self, executor: Executor) {
+        if let Some(abandoned) = executor.into_abandoned() {
+            self.job.update_local(|local| local.abandoned = Some(abandoned));
+        }
+    }
+}
 
 impl Shared {
     pub(super) fn context(
@@ -37,32 +56,30 @@ impl Shared {
         self.surroundings.masked(ctx.with_request_id(run.request_id))
     }
 
-    /// Runs a job; returns the run's record and the state after it.
-    pub(super) async fn run(
+    /// Runs a job now. Returns when every run of the same instant has started.
+    pub(super) async fn run(&self, cycle: &LeaseCycle, ctx: &JobContext, ticket: Option<StartTicket>) -> Ran {
+        let started_at = self.clock.now();
+        drop(ticket);
+        let result = match self.begin(ctx, ctx.stop_requested()) {
+            Some(outcome) => Ok(outcome),
+            None => self.execute(cycle, ctx).await,
+        };
+        let finished_at = self.clock.now();
+        cycle.gate.all_started().await;
+        Ran { started_at, finished_at, result }
+    }
+
+    /// Returns the record of a run that has ended, and the state after it.
+    pub(super) fn describe(
         &self,
         cycle: &LeaseCycle,
         run: &NextRun,
         ctx: &JobContext,
-        ticket: Option<StartTicket>,
+        ran: Ran,
         state: &JobState,
     ) -> (RunRecord, JobState) {
         let spec = cycle.spec();
-        let started_at = self.clock.now();
-        drop(ticket);
-        let result = if ctx.stop_requested().is_some() {
-            // It was cancelled before it started.
-            Ok(Outcome::Interrupted { items: 0 })
-        } else {
-            let (occurrence, attempt, run_id) = (&ctx.occurrence, ctx.attempt, ctx.run_id);
-            self.surroundings.events.emit(|| Event::Started {
-                occurrence: occurrence.clone(),
-                attempt,
-                run_id,
-            });
-            self.execute(cycle, ctx).await
-        };
-        let finished_at = self.clock.now();
-        cycle.gate.all_started().await;
+        let Ran { started_at, finished_at, result } = ran;
         let is_done = matches!(result, Ok(Outcome::Done { .. }));
         let cancelled =
             lock(&self.running).get(&cycle.job.index()).and_then(|running| running.cancelled.clone());
@@ -99,12 +116,9 @@ impl Shared {
     }
 
     async fn execute(&self, cycle: &LeaseCycle, ctx: &JobContext) -> Result<Outcome, JobError> {
-        let definition = &cycle.definition;
-        let executor = Executor::new(Arc::clone(&definition.job), definition.spec.timeout);
+        let executor = cycle.executor();
         let result = self.surroundings.run(&executor, ctx).await;
-        if let Some(abandoned) = executor.into_abandoned() {
-            cycle.job.update_local(|local| local.abandoned = Some(abandoned));
-        }
+        cycle.keep_abandoned(executor);
         result
     }
 

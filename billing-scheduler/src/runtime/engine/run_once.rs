@@ -173,7 +173,8 @@ impl LeaseCycle {
         let (shared, spec) = (&self.shared, self.spec());
         let ctx = shared.context(spec, run, lease.fencing_token, stop);
         let span = spans::span(spec, &ctx);
-        let (record, _) = shared.run(self, run, &ctx, None, &lease.state).instrument(span.clone()).await;
+        let ran = shared.run(self, &ctx, None).instrument(span.clone()).await;
+        let (record, _) = shared.describe(self, run, &ctx, ran, &lease.state);
         spans::ended(&span, &record);
         let record = RunRecord { fencing_token: lease.fencing_token, ..record };
         shared.surroundings.report_outcome(spec, &record);

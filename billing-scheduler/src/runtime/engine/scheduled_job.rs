@@ -13,7 +13,7 @@ use crate::{
     registry::{BuildError, Registry},
     runtime::{
         decide::{JobSpec, Scope, next_action::NO_SCHEDULE},
-        executor::AbandonedRun,
+        executor::RunTask,
         interner::Interner,
         store::{ClaimHint, JobState, Pause, ReplacedSchedule},
     },
@@ -61,7 +61,7 @@ pub(super) struct LocalState {
     /// The changes of the schedule that are not stored yet, oldest first.
     edits: Vec<ReplacedSchedule>,
     /// A run that did not stop and may still exist.
-    pub(super) abandoned: Option<AbandonedRun>,
+    pub(super) abandoned: Option<RunTask>,
 }
 
 impl ScheduledJob {
@@ -134,7 +134,7 @@ impl ScheduledJob {
         change(lock(&self.state).local.get_or_insert_default())
     }
 
-    pub(super) fn take_abandoned(&self) -> Option<AbandonedRun> {
+    pub(super) fn take_abandoned(&self) -> Option<RunTask> {
         lock(&self.state).local.as_mut()?.abandoned.take()
     }
 

@@ -16,7 +16,7 @@ pub(super) struct StartGate {
     all_started: Notify,
 }
 
-/// Held by a lease cycle from the gate until its run has started. The holder must not wait for anything else.
+/// Held by a lease cycle, or by the task of its run, until the run has started. The holder waits for nothing but the opening.
 pub(super) struct StartTicket(Arc<StartGate>);
 
 impl StartGate {
@@ -26,16 +26,10 @@ impl StartGate {
         self.opened.notify_waiters();
     }
 
-    /// Returns when the gate is open.
-    pub(super) async fn wait(self: &Arc<Self>) -> StartTicket {
+    /// Returns a ticket to wait for the opening with.
+    pub(super) fn ticket(self: &Arc<Self>) -> StartTicket {
         self.tickets.fetch_add(1, Ordering::SeqCst);
-        let ticket = StartTicket(Arc::clone(self));
-        // Created before the check, so that no notification is missed.
-        let opened = self.opened.notified();
-        if !self.is_open.load(Ordering::SeqCst) {
-            opened.await;
-        }
-        ticket
+        StartTicket(Arc::clone(self))
     }
 
     /// Returns when no lease cycle holds a ticket.
@@ -46,6 +40,17 @@ impl StartGate {
                 return;
             }
             all_started.await;
+        }
+    }
+}
+
+impl StartTicket {
+    /// Returns when the gate is open.
+    pub(super) async fn opened(&self) {
+        // Created before the check, so that no notification is missed.
+        let opened = self.0.opened.notified();
+        if !self.0.is_open.load(Ordering::SeqCst) {
+            opened.await;
         }
     }
 }
