@@ -244,6 +244,30 @@ async fn added_job_wakes_idle_worker() {
     scheduler.run_until(async {}).await;
 }
 
+/// The worker does not wait for its next poll: less than a second passes here.
+#[tokio::test]
+async fn delayed_job_starts_at_its_instant() {
+    let (sender, mut ran) = mpsc::unbounded_channel();
+    let clock = ManualClock::at(DateTime::UNIX_EPOCH);
+    let builder = Scheduler::builder().clock(clock.clone()).queue_job("send", move |_, n: u32| {
+        let sender = sender.clone();
+        async move { sender.send(n).map_err(JobError::retry) }
+    });
+    let scheduler = builder.start().expect("no job is invalid");
+    scheduler.enqueue("send", 3).after(Duration::from_millis(300)).await.expect("it is added");
+    for n in 0..4 {
+        if n < 3 {
+            // After these runs, no claim follows from the calls that add jobs.
+            scheduler.enqueue("send", n).await.expect("it is added");
+        } else {
+            clock.advance(Duration::from_millis(300));
+        }
+        let started = tokio::time::timeout(Duration::from_mins(1), ran.recv()).await;
+        assert_eq!(started.expect("the worker is woken"), Some(n));
+    }
+    scheduler.run_until(async {}).await;
+}
+
 /// Starts the job `waits` on a scheduler in virtual time; returns the task that ends with its run.
 async fn running(scheduler: &Scheduler, started: &mut mpsc::UnboundedReceiver<()>) -> oneshot::Receiver<()> {
     scheduler.enqueue("waits", ()).await.expect("it is added");

@@ -143,6 +143,6 @@ pub(crate) async fn enqueue_all(
 ) -> Result<Vec<Uuid>, EnqueueError> {
     let queue = queue.ok_or(EnqueueError::NoQueue)?;
     let added = queue.store.enqueue(jobs).await?;
-    queue.added.notify_one();
+    queue.note_added(jobs);
     Ok(added)
 }

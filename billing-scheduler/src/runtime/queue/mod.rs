@@ -2,6 +2,7 @@
 
 mod claims;
 mod decide;
+mod due_times;
 mod enqueue;
 mod kind;
 mod run;

@@ -18,18 +18,18 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{claims::Claims, kind::QueueJob, run::run};
+use super::{claims::Claims, due_times::DueTimes, kind::QueueJob, run::run};
 use crate::{
     clock::Clock,
     job::{FencingToken, StopHandle, StopReason},
     runtime::{
         executor::STOP_GRACE,
-        store::{QueueResult, QueueStore, StoreError, trusted_until},
+        store::{NewQueuedJob, QueueResult, QueueStore, StoreError, trusted_until},
         surroundings::Surroundings,
     },
 };
 
-/// The time between two claims while no job is known to be due.
+/// The longest time between two claims.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long free places wait for further ones, if they are few. A claim passes over the jobs that are claimed, so a claim for each
 /// place would cost as much as one for all of them.
@@ -45,7 +45,8 @@ const BATCH: usize = 1_000;
 pub(crate) struct Queue {
     pub(super) store: Arc<dyn QueueStore>,
     /// Wakes the worker, because jobs were added.
-    pub(super) added: Notify,
+    added: Notify,
+    due_times: DueTimes,
     /// Wakes the worker, because results are recorded and no longer hold back claims.
     recorded: Notify,
     clock: Arc<dyn Clock>,
@@ -77,6 +78,7 @@ impl Queue {
         Self {
             store,
             added: Notify::new(),
+            due_times: DueTimes::default(),
             recorded: Notify::new(),
             clock,
             surroundings,
@@ -90,6 +92,15 @@ impl Queue {
     /// Whether this process can run jobs.
     pub(crate) fn has_kinds(&self) -> bool {
         !self.kinds.is_empty()
+    }
+
+    /// Wakes the worker for jobs that this process has added: now, and when they are due.
+    pub(super) fn note_added(&self, jobs: &[NewQueuedJob]) {
+        let (now, monotonic) = (self.clock.now(), self.clock.monotonic());
+        let ours = jobs.iter().filter(|job| self.kinds.contains_key(&job.kind));
+        let waits = ours.filter_map(|job| (job.time.due(now) - now).to_std().ok());
+        self.due_times.add(waits.map(|wait| monotonic + wait));
+        self.added.notify_one();
     }
 
     /// Runs every due job to its end, also those that become due meanwhile, and returns the number of runs.
@@ -161,11 +172,15 @@ impl Queue {
                     }
                 }
                 () = self.clock.sleep(CLAIM_DELAY), if more && is_freed => {}
-                () = self.clock.sleep(POLL_INTERVAL) => {}
+                () = self.clock.sleep(self.until_next_claim()) => {}
             }
             is_freed = false;
             more = self.try_claim(runs, &sender).await;
         }
+    }
+
+    fn until_next_claim(&self) -> Duration {
+        self.due_times.wait(self.clock.monotonic()).map_or(POLL_INTERVAL, |wait| wait.min(POLL_INTERVAL))
     }
 
     /// Claims once. Returns whether there may be more due jobs.
@@ -189,6 +204,7 @@ impl Queue {
         runs: &mut JoinSet<()>,
         sender: &UnboundedSender<QueueResult>,
     ) -> Result<Claimed, StoreError> {
+        self.due_times.remove_past(self.clock.monotonic());
         let limits = self.claims.free(self.limits());
         if limits.is_empty() {
             return Ok(Claimed { count: 0, more: true });
