@@ -364,7 +364,7 @@ impl Store for SeaOrmStore {
             millis(self.ttl).into(),
         ];
         let renewed = execute(db, self.statement(&self.sql.renew, values)).await.map_err(unavailable)?;
-        if renewed == 1 { Ok(()) } else { Err(lost(lease)) }
+        if renewed == 1 { Ok(()) } else { Err(lease.lost()) }
     }
 
     async fn record(
@@ -424,10 +424,6 @@ pub(crate) fn unavailable(error: DbErr) -> StoreError {
 #[derive(Debug, thiserror::Error)]
 #[error("{}", with_help(.0))]
 pub struct QueryFailed(#[source] pub DbErr);
-
-fn lost(lease: &Lease) -> StoreError {
-    StoreError::LeaseLost { job: lease.job.clone(), fencing_token: lease.fencing_token }
-}
 
 pub(crate) fn is_unique_violation(error: &DbErr) -> bool {
     matches!(code(error).as_deref(), Some("23505" | "1555" | "2067"))

@@ -3,7 +3,7 @@
 use std::{cmp::Reverse, collections::BTreeMap, sync::MutexGuard, sync::PoisonError, time::Duration};
 
 use async_trait::async_trait;
-use chrono::{DateTime, TimeDelta, TimeZone, Utc};
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
@@ -45,24 +45,12 @@ impl MemoryStore {
     }
 
     fn row(&self, new: &NewQueuedJob) -> QueueRow {
-        let at = match new.time {
-            QueueTime::At(at) => at,
-            QueueTime::After(after) => later(self.clock().now(), after),
-        };
-        let scheduled_at = Utc.timestamp_opt(at.timestamp(), 0).single().unwrap_or(at);
-        let job = QueuedJob {
-            id: new.id,
-            kind: new.kind.clone(),
-            payload: new.payload.clone(),
-            scheduled_at,
-            failed_attempts: 0,
-            fencing_token: FencingToken(0),
-        };
+        let not_before = new.time.due(self.clock().now());
         QueueRow {
-            job,
+            job: QueuedJob::new(new, not_before),
             priority: new.priority,
             unique_key: new.unique_key.clone(),
-            not_before: at,
+            not_before,
             expires_at: None,
             finished_at: None,
         }
@@ -142,7 +130,7 @@ impl QueueStore for MemoryStore {
                 QueueNext::Finished => row.finished_at = Some(now),
                 QueueNext::Again { after, failed_attempts } => {
                     row.job.failed_attempts = failed_attempts;
-                    row.not_before = later(wall, after);
+                    row.not_before = QueueTime::After(after).due(wall);
                 }
             }
             self.append(run);
@@ -158,9 +146,4 @@ impl QueueStore for MemoryStore {
         rows.retain(|_, row| row.finished_at.is_none_or(|at| now.saturating_sub(at) <= age));
         Ok((before - rows.len()) as u64)
     }
-}
-
-fn later(time: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
-    let by = TimeDelta::from_std(by).unwrap_or(TimeDelta::MAX);
-    time.checked_add_signed(by).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }

@@ -16,9 +16,9 @@ use std::{
 };
 
 use billing_scheduler::{
-    Claim, ClaimHint, Clock, ControlAction, ControlReceipt, ControlRequest, ControlState, FencingToken,
-    Holder, JobRow, JobState, Lease, NOT_AHEAD, Pause, QueueStore, RunCause, RunFilter, RunRecord, RunRow,
-    RunStatus, Store, StoreError, StorePoll, async_trait,
+    Claim, Clock, ControlAction, ControlReceipt, ControlRequest, ControlState, FencingToken, Holder, JobRow,
+    JobState, Lease, NOT_AHEAD, Pause, QueueStore, RunFilter, RunRecord, RunRow, Store, StoreError,
+    StorePoll, async_trait,
     chrono::{DateTime, Utc},
     serde_json,
 };
@@ -28,6 +28,8 @@ use serde::{Deserialize, Serialize};
 const TTL: Duration = Duration::from_secs(10);
 /// The number of runs in the history.
 const HISTORY: usize = 10_000;
+
+type Result<T> = std::result::Result<T, StoreError>;
 
 /// The store in one file, as one process uses it.
 #[derive(Clone)]
@@ -39,8 +41,10 @@ pub struct FileStore {
 
 /// The contents of the file.
 #[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
 struct Tables {
-    jobs: BTreeMap<String, Job>,
+    /// Each with its last lease, whose number never decreases: a result under an older number is rejected.
+    jobs: BTreeMap<String, JobRow>,
     runs: VecDeque<RunRow>,
     pauses: Vec<(String, Pause)>,
     /// The open requests.
@@ -48,17 +52,6 @@ struct Tables {
     /// The number of accepted requests: a poll compares it.
     revision: i64,
     queue: queue::Rows,
-}
-
-/// What is known of one job.
-#[derive(Serialize, Deserialize)]
-struct Job {
-    state: JobState,
-    claim_hint: Option<ClaimHint>,
-    /// The number of the last claim. It never decreases: a result under an older number is rejected.
-    fencing_token: FencingToken,
-    /// The process with the lease, and its end.
-    held: Option<(String, DateTime<Utc>)>,
 }
 
 impl FileStore {
@@ -69,22 +62,18 @@ impl FileStore {
 
     /// Runs `call` as a transaction: if it fails, the file does not change. The call gets the time under the lock, so the calls of all
     /// processes see times in their order.
-    fn transaction<T>(
-        &self,
-        call: impl FnOnce(&mut Tables, DateTime<Utc>) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let lock = File::create(self.path.with_extension("lock")).map_err(unavailable)?;
-        lock.lock().map_err(unavailable)?;
+    fn transaction<T>(&self, call: impl FnOnce(&mut Tables, DateTime<Utc>) -> Result<T>) -> Result<T> {
+        let lock = File::create(self.path.with_extension("lock")).map_err(StoreError::unavailable)?;
+        lock.lock().map_err(StoreError::unavailable)?;
         let before = match fs::read(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => b"null".to_vec(),
-            read => read.map_err(unavailable)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => b"{}".to_vec(),
+            read => read.map_err(StoreError::unavailable)?,
         };
-        let tables: Option<Tables> = serde_json::from_slice(&before).map_err(unavailable)?;
-        let mut tables = tables.unwrap_or_default();
+        let mut tables = serde_json::from_slice(&before).map_err(StoreError::unavailable)?;
         let result = call(&mut tables, self.clock.now())?;
-        let after = serde_json::to_vec(&tables).map_err(unavailable)?;
+        let after = serde_json::to_vec(&tables).map_err(StoreError::unavailable)?;
         if after != before {
-            replace(&self.path, &after).map_err(unavailable)?;
+            replace(&self.path, &after).map_err(StoreError::unavailable)?;
         }
         Ok(result)
     }
@@ -99,64 +88,38 @@ fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
-fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
-    StoreError::Unavailable(Box::new(error))
-}
-
-fn lost(lease: &Lease) -> StoreError {
-    StoreError::LeaseLost { job: lease.job.clone(), fencing_token: lease.fencing_token }
-}
-
 impl Tables {
-    /// Returns the job if the lease is the newest.
-    fn claimed(&mut self, lease: &Lease) -> Option<&mut Job> {
-        self.jobs.get_mut(&lease.job).filter(|job| job.fencing_token == lease.fencing_token)
+    /// Returns the job, unless its lease was claimed again.
+    fn claimed(&mut self, lease: &Lease) -> Result<&mut JobRow> {
+        let is_newest = |last: &Holder| last.fencing_token == lease.fencing_token;
+        let job = self.jobs.get_mut(&lease.job).filter(|job| job.lease.as_ref().is_some_and(is_newest));
+        job.ok_or_else(|| lease.lost())
     }
 
     /// Moves a job to its next state, unless the lease is lost or the occurrence was finished before.
-    fn move_job(&mut self, lease: &Lease, run: &RunRecord, next: &JobState) -> Result<(), StoreError> {
-        let finishes = |run: &RunRecord| {
-            matches!(run.status, RunStatus::Done | RunStatus::Dead)
-                && run.cause == RunCause::Schedule
-                && !run.per_node
-        };
-        let is_same = |row: &RunRow| row.run.job == run.job && row.run.scheduled_at == run.scheduled_at;
-        let is_finished = finishes(run) && self.runs.iter().any(|row| finishes(&row.run) && is_same(row));
-        let job = self.claimed(lease).ok_or_else(|| lost(lease))?;
+    fn move_job(&mut self, lease: &Lease, run: &RunRecord, next: &JobState) -> Result<()> {
+        let is_same = |other: &RunRecord| other.job == run.job && other.scheduled_at == run.scheduled_at;
+        let mut finished = self.runs.iter().filter(|row| row.run.finishes_occurrence());
+        let is_finished = run.finishes_occurrence() && finished.any(|row| is_same(&row.run));
+        let job = self.claimed(lease)?;
         if is_finished {
             return Err(StoreError::AlreadyFinished { job: run.job.clone(), scheduled_at: run.scheduled_at });
         }
         job.state = next.clone();
-        // The run that a cancellation names has ended.
-        self.requests.retain(|request| match request.action {
-            ControlAction::Cancel { fencing_token: FencingToken(0) } => true,
-            ControlAction::Cancel { fencing_token } => {
-                request.job != run.job || fencing_token > run.fencing_token
-            }
-            _ => true,
-        });
         Ok(())
     }
 
     fn append(&mut self, run: &RunRecord, holder: &str) {
         self.runs.push_back(RunRow { run: run.clone(), daemon_id: holder.to_owned() });
-        while self.runs.len() > HISTORY {
-            self.runs.pop_front();
-        }
-    }
-
-    fn open_pause(&mut self, job: &str) -> Option<&mut Pause> {
-        let open = self.pauses.iter_mut().find(|(paused, pause)| paused == job && pause.until.is_none());
-        open.map(|(_, pause)| pause)
+        self.runs.drain(..self.runs.len().saturating_sub(HISTORY));
     }
 
     /// Applies a request to cancel. Returns whether there was nothing to do.
     fn cancel(&mut self, request: &ControlRequest, now: DateTime<Utc>) -> bool {
         let before = self.requests.len();
-        self.requests
-            .retain(|open| open.job != request.job || matches!(open.action, ControlAction::Cancel { .. }));
+        self.requests.retain(|open| !open.is_claimed_with(&request.job));
         let fencing_token = match self.jobs.get(&request.job) {
-            Some(job) if job.held.as_ref().is_some_and(|(_, end)| *end > now) => job.fencing_token,
+            Some(JobRow { lease: Some(held), .. }) if held.expires_at > now => held.fencing_token,
             // No process runs it: what waits is withdrawn.
             Some(job) if job.claim_hint.is_some() => {
                 return before == self.requests.len() && job.state.retrying.is_none();
@@ -170,80 +133,72 @@ impl Tables {
     }
 }
 
+fn open_pause<'a>(pauses: &'a mut [(String, Pause)], job: &str) -> Option<&'a mut Pause> {
+    let open = pauses.iter_mut().find(|(paused, pause)| paused == job && pause.until.is_none());
+    open.map(|(_, pause)| pause)
+}
+
 #[async_trait]
 impl Store for FileStore {
-    async fn acquire(&self, job: &str, first_cursor: DateTime<Utc>) -> Result<Claim, StoreError> {
-        let name = job;
+    async fn acquire(&self, job: &str, first_cursor: DateTime<Utc>) -> Result<Claim> {
         self.transaction(|tables, now| {
-            let job = tables.jobs.entry(name.to_owned()).or_insert_with(|| Job {
+            let row = tables.jobs.entry(job.to_owned()).or_insert_with(|| JobRow {
+                job: job.to_owned(),
                 state: JobState::at(first_cursor),
                 claim_hint: None,
-                fencing_token: FencingToken(0),
-                held: None,
+                lease: None,
+                paused: None,
+                last_run: None,
             });
-            if let Some((holder, end)) = &job.held
-                && *end > now
-            {
-                return Ok(Claim::Busy { holder: holder.clone() });
+            if let Some(held) = row.lease.as_ref().filter(|held| held.expires_at > now) {
+                return Ok(Claim::Busy { holder: held.name.clone() });
             }
-            job.fencing_token.0 += 1;
-            job.held = Some((self.holder.clone(), now + TTL));
-            // A pause that ended before everything that is still to be run is irrelevant.
-            let since =
-                job.state.retrying.map_or(job.state.cursor, |it| it.scheduled_at.min(job.state.cursor));
-            let concerns = |(paused, pause): &&(String, Pause)| {
-                *paused == name && pause.until.is_none_or(|until| since < until)
-            };
-            let to_run = |request: &&ControlRequest| {
-                request.job == name && !matches!(request.action, ControlAction::Cancel { .. })
-            };
+            let fencing_token = FencingToken(row.lease.as_ref().map_or(1, |last| last.fencing_token.0 + 1));
+            row.lease = Some(Holder { name: self.holder.clone(), fencing_token, expires_at: now + TTL });
+            let pauses = tables.pauses.iter().filter(|(paused, _)| paused == job).map(|(_, pause)| pause);
+            let requests = tables.requests.iter().filter(|request| request.is_claimed_with(job));
             Ok(Claim::Held(Lease {
-                job: name.to_owned(),
-                fencing_token: job.fencing_token,
+                job: job.to_owned(),
+                fencing_token,
                 ttl: TTL,
-                state: job.state.clone(),
-                claim_hint: job.claim_hint.clone(),
-                pauses: tables.pauses.iter().filter(concerns).map(|(_, pause)| pause.clone()).collect(),
-                requests: tables.requests.iter().filter(to_run).cloned().collect(),
+                state: row.state.clone(),
+                claim_hint: row.claim_hint.clone(),
+                pauses: pauses.filter(|pause| pause.concerns(&row.state)).cloned().collect(),
+                requests: requests.cloned().collect(),
             }))
         })
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
+    async fn renew(&self, lease: &Lease) -> Result<()> {
         self.transaction(|tables, now| {
-            let held = tables.claimed(lease).and_then(|job| job.held.as_mut());
-            let (_, end) = held.filter(|(_, end)| *end > now).ok_or_else(|| lost(lease))?;
-            *end = now + TTL;
+            let held = tables.claimed(lease)?.lease.as_mut().filter(|held| held.expires_at > now);
+            held.ok_or_else(|| lease.lost())?.expires_at = now + TTL;
             Ok(())
         })
     }
 
-    async fn record(
-        &self,
-        lease: Option<&Lease>,
-        run: &RunRecord,
-        next: &JobState,
-    ) -> Result<(), StoreError> {
+    async fn record(&self, lease: Option<&Lease>, run: &RunRecord, next: &JobState) -> Result<()> {
         self.transaction(|tables, _| {
             if let Some(lease) = lease {
                 tables.move_job(lease, run, next)?;
             }
-            tables.requests.retain(|request| Some(request.id) != run.request_id);
+            tables.requests.retain(|request| !request.is_closed_by(run));
             tables.append(run, &self.holder);
             Ok(())
         })
     }
 
-    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
-        self.transaction(|tables, _| {
-            if let Some(job) = tables.claimed(lease) {
-                (job.held, job.claim_hint) = (None, lease.claim_hint.clone());
+    async fn release(&self, lease: &Lease) -> Result<()> {
+        self.transaction(|tables, now| {
+            if let Ok(JobRow { lease: Some(held), claim_hint, .. }) = tables.claimed(lease) {
+                held.expires_at = now;
+                claim_hint.clone_from(&lease.claim_hint);
             }
             Ok(())
         })
     }
 
-    async fn poll(&self, known: Option<i64>) -> Result<StorePoll, StoreError> {
+    async fn poll(&self, known: Option<i64>) -> Result<StorePoll> {
         self.transaction(|tables, _| {
             let is_open = |(_, pause): &&(String, Pause)| pause.until.is_none();
             let state = ControlState {
@@ -256,11 +211,11 @@ impl Store for FileStore {
         })
     }
 
-    async fn request(&self, request: &ControlRequest) -> Result<ControlReceipt, StoreError> {
+    async fn request(&self, request: &ControlRequest) -> Result<ControlReceipt> {
         self.transaction(|tables, now| {
             let unchanged = |text: String| Ok(ControlReceipt::Unchanged(text));
             let is_ahead = tables.jobs.get(&request.job).is_some_and(|job| job.state.cursor > request.at);
-            match (request.action, tables.open_pause(&request.job)) {
+            match (request.action, open_pause(&mut tables.pauses, &request.job)) {
                 (ControlAction::Pause, Some(pause)) => return unchanged(format!("it is {pause}")),
                 (ControlAction::Pause, None) => {
                     let (by, reason) = (request.by.clone(), request.reason.clone());
@@ -282,27 +237,19 @@ impl Store for FileStore {
         })
     }
 
-    async fn jobs(&self) -> Result<Vec<JobRow>, StoreError> {
-        self.transaction(|tables, now| {
-            let lease = |job: &Job| {
-                let (name, expires_at) = job.held.clone().filter(|(_, end)| *end > now)?;
-                Some(Holder { name, fencing_token: job.fencing_token, expires_at })
+    async fn jobs(&self) -> Result<Vec<JobRow>> {
+        self.transaction(|Tables { jobs, pauses, runs, .. }, now| {
+            let row = |row: &JobRow| JobRow {
+                lease: row.lease.clone().filter(|held| held.expires_at > now),
+                paused: open_pause(pauses, &row.job).cloned(),
+                last_run: runs.iter().rfind(|last| last.run.job == row.job).cloned(),
+                ..row.clone()
             };
-            let is_open = |name: &str, pause: &Pause, job: &str| name == job && pause.until.is_none();
-            let paused = |job: &str| tables.pauses.iter().find(|(name, pause)| is_open(name, pause, job));
-            let row = |(name, job): (&String, &Job)| JobRow {
-                job: name.clone(),
-                state: job.state.clone(),
-                claim_hint: job.claim_hint.clone(),
-                lease: lease(job),
-                paused: paused(name).map(|(_, pause)| pause.clone()),
-                last_run: tables.runs.iter().rfind(|row| row.run.job == *name).cloned(),
-            };
-            Ok(tables.jobs.iter().map(row).collect())
+            Ok(jobs.values().map(row).collect())
         })
     }
 
-    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>> {
         self.transaction(|tables, _| {
             let limit = if filter.limit == 0 { usize::MAX } else { filter.limit as usize };
             let rows = tables.runs.iter().rev().filter(|row| filter.matches(&row.run));

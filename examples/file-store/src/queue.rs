@@ -3,14 +3,13 @@
 use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use billing_scheduler::{
-    FencingToken, NewQueuedJob, QueueNext, QueueResult, QueueStore, QueueTime, QueuedJob, StoreError,
-    async_trait,
-    chrono::{DateTime, SubsecRound as _, Utc},
+    FencingToken, NewQueuedJob, QueueNext, QueueResult, QueueStore, QueuedJob, async_trait,
+    chrono::{DateTime, Utc},
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{FileStore, TTL};
+use super::{FileStore, Result, TTL};
 
 pub(super) type Rows = BTreeMap<Uuid, Row>;
 
@@ -27,19 +26,9 @@ pub(super) struct Row {
 
 impl Row {
     fn new(new: &NewQueuedJob, now: DateTime<Utc>) -> Self {
-        let not_before = match new.time {
-            QueueTime::At(at) => at,
-            QueueTime::After(wait) => now + wait,
-        };
-        let job = QueuedJob {
-            id: new.id,
-            kind: new.kind.clone(),
-            payload: new.payload.clone(),
-            scheduled_at: not_before.trunc_subsecs(0),
-            failed_attempts: 0,
-            fencing_token: FencingToken(0),
-        };
-        let (priority, unique_key) = (new.priority, new.unique_key.clone());
+        let not_before = new.time.due(now);
+        let (job, priority) = (QueuedJob::new(new, not_before), new.priority);
+        let unique_key = new.unique_key.clone();
         Self { job, priority, unique_key, not_before, claimed_until: None, finished_at: None }
     }
 
@@ -66,7 +55,7 @@ impl QueueStore for FileStore {
         TTL
     }
 
-    async fn enqueue(&self, jobs: &[NewQueuedJob]) -> Result<Vec<Uuid>, StoreError> {
+    async fn enqueue(&self, jobs: &[NewQueuedJob]) -> Result<Vec<Uuid>> {
         self.transaction(|tables, now| {
             let mut added = Vec::new();
             for new in jobs {
@@ -79,7 +68,7 @@ impl QueueStore for FileStore {
         })
     }
 
-    async fn claim(&self, limits: &[(String, u32)]) -> Result<Vec<QueuedJob>, StoreError> {
+    async fn claim(&self, limits: &[(String, u32)]) -> Result<Vec<QueuedJob>> {
         self.transaction(|tables, now| {
             let mut claimed = Vec::new();
             for (kind, limit) in limits {
@@ -98,7 +87,7 @@ impl QueueStore for FileStore {
         })
     }
 
-    async fn renew_claims(&self, claims: &[(Uuid, FencingToken)]) -> Result<Vec<Uuid>, StoreError> {
+    async fn renew_claims(&self, claims: &[(Uuid, FencingToken)]) -> Result<Vec<Uuid>> {
         self.transaction(|tables, now| {
             let mut held = Vec::new();
             for (id, fencing_token) in claims {
@@ -112,7 +101,7 @@ impl QueueStore for FileStore {
         })
     }
 
-    async fn settle(&self, results: &[QueueResult]) -> Result<Vec<Uuid>, StoreError> {
+    async fn settle(&self, results: &[QueueResult]) -> Result<Vec<Uuid>> {
         self.transaction(|tables, now| {
             let mut written = Vec::new();
             for QueueResult { id, run, next } in results {
@@ -132,7 +121,7 @@ impl QueueStore for FileStore {
         })
     }
 
-    async fn prune(&self, age: Duration) -> Result<u64, StoreError> {
+    async fn prune(&self, age: Duration) -> Result<u64> {
         self.transaction(|tables, now| {
             let before = tables.queue.len();
             tables.queue.retain(|_, row| row.finished_at.is_none_or(|at| at + age >= now));

@@ -226,12 +226,9 @@ impl Shared {
 
     /// Returns the known requests to run the job.
     pub(super) fn open_requests(&self, job: &str) -> Vec<Uuid> {
-        let runs = |request: &&ControlRequest| {
-            request.job == job && !matches!(request.action, ControlAction::Cancel { .. })
-        };
         let control_state = lock(&self.control_state);
         let requests = control_state.iter().flat_map(|control_state| &control_state.requests);
-        requests.filter(runs).map(|request| request.id).collect()
+        requests.filter(|request| request.is_claimed_with(job)).map(|request| request.id).collect()
     }
 
     pub(super) fn has_open_request(&self, job: &str) -> bool {

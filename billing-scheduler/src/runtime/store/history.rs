@@ -188,6 +188,14 @@ impl RunRecord {
         }
     }
 
+    /// Whether the record finishes its scheduled time, which a store accepts once.
+    #[must_use]
+    pub fn finishes_occurrence(&self) -> bool {
+        matches!(self.status, RunStatus::Done | RunStatus::Dead)
+            && self.cause == RunCause::Schedule
+            && !self.per_node
+    }
+
     /// Returns the duration of the run.
     #[must_use]
     pub fn duration(&self) -> Duration {

@@ -5,7 +5,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::request::{ControlRequest, Pause};
+use super::{
+    StoreError,
+    request::{ControlRequest, Pause},
+};
 use crate::job::FencingToken;
 
 /// How long before its end the holder stops relying on a lease.
@@ -68,6 +71,12 @@ pub struct ReplacedSchedule {
 }
 
 impl Lease {
+    /// Returns the error of a call with this lease after another claim.
+    #[must_use]
+    pub fn lost(&self) -> StoreError {
+        StoreError::LeaseLost { job: self.job.clone(), fencing_token: self.fencing_token }
+    }
+
     /// Returns until when, by [`Clock::monotonic`](crate::Clock::monotonic), the holder may start work if the claim or the last
     /// renewal was sent at `sent`: two seconds before the end of the lease, or after half of a short lease.
     #[must_use]

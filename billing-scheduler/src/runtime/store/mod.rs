@@ -117,3 +117,10 @@ pub enum StoreError {
     #[error("{0}")]
     Unavailable(#[source] BoxError),
 }
+
+impl StoreError {
+    /// Returns the failure of a call whose effect is unknown, or that had none.
+    pub fn unavailable(error: impl Into<BoxError>) -> Self {
+        Self::Unavailable(error.into())
+    }
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -62,6 +62,20 @@ pub enum QueueTime {
     At(DateTime<Utc>),
 }
 
+impl QueueTime {
+    /// Returns when a job is due that is added at `now`.
+    #[must_use]
+    pub fn due(self, now: DateTime<Utc>) -> DateTime<Utc> {
+        match self {
+            Self::At(at) => at,
+            Self::After(after) => TimeDelta::from_std(after)
+                .ok()
+                .and_then(|after| now.checked_add_signed(after))
+                .unwrap_or(DateTime::<Utc>::MAX_UTC),
+        }
+    }
+}
+
 /// A one-off job to add.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NewQueuedJob {
@@ -94,6 +108,21 @@ pub struct QueuedJob {
     pub failed_attempts: u32,
     /// The number of this claim.
     pub fencing_token: FencingToken,
+}
+
+impl QueuedJob {
+    /// Returns a job that was not claimed yet and is due at `due`.
+    #[must_use]
+    pub fn new(new: &NewQueuedJob, due: DateTime<Utc>) -> Self {
+        Self {
+            id: new.id,
+            kind: new.kind.clone(),
+            payload: new.payload.clone(),
+            scheduled_at: due.trunc_subsecs(0),
+            failed_attempts: 0,
+            fencing_token: FencingToken(0),
+        }
+    }
 }
 
 /// The result of a run of a claimed job.

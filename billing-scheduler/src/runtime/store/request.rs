@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::{history::RunRecord, lease::JobState};
 use crate::job::FencingToken;
 
 /// A request of an operator to change how a job runs.
@@ -75,6 +76,24 @@ impl ControlRequest {
         };
         signed(verb, &self.by, self.reason.as_deref())
     }
+
+    /// Whether a claim of `job` returns the open request: it is not a cancellation.
+    #[must_use]
+    pub fn is_claimed_with(&self, job: &str) -> bool {
+        self.job == job && !matches!(self.action, ControlAction::Cancel { .. })
+    }
+
+    /// Whether the record of `run` closes the request: the run answers it, or is the one to cancel.
+    #[must_use]
+    pub fn is_closed_by(&self, run: &RunRecord) -> bool {
+        let is_cancelled = match self.action {
+            ControlAction::Cancel { fencing_token } => {
+                self.job == run.job && fencing_token.0 > 0 && fencing_token <= run.fencing_token
+            }
+            _ => false,
+        };
+        is_cancelled || run.request_id == Some(self.id)
+    }
 }
 
 /// A period in which a job runs nothing by schedule.
@@ -91,6 +110,13 @@ pub struct Pause {
 }
 
 impl Pause {
+    /// Whether a claim in `state` returns the pause: it had not ended before the scheduled times that are still to be run.
+    #[must_use]
+    pub fn concerns(&self, state: &JobState) -> bool {
+        let open_since = state.retrying.map_or(state.cursor, |it| it.scheduled_at.min(state.cursor));
+        self.until.is_none_or(|until| open_since < until)
+    }
+
     /// Whether the pause has ended and the scheduled time `at` was within it.
     pub(crate) fn skipped(&self, at: DateTime<Utc>) -> bool {
         self.since <= at && self.until.is_some_and(|until| at < until)

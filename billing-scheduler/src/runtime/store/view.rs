@@ -14,7 +14,7 @@ use super::{
 use crate::job::FencingToken;
 
 /// A job in the store.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobRow {
     /// The job's name.
     pub job: String,
@@ -57,7 +57,7 @@ impl JobRow {
 }
 
 /// The holder of a job's lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// The name of the process.
     pub name: String,
