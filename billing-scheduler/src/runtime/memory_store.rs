@@ -16,8 +16,8 @@ use super::{
     memory_queue::QueueRow,
     store::{
         Claim, ClaimHint, ControlAction, ControlReceipt, ControlRequest, ControlState, Holder, JobRow,
-        JobState, LateJob, Lease, NOT_AHEAD, Pause, QueueStore, Retrying, RunCause, RunFilter, RunRecord,
-        RunRow, RunStatus, Store, StoreError, StorePoll,
+        JobState, LateJob, Lease, NOT_AHEAD, Pause, QueueStore, Retrying, RunFilter, RunRecord, RunRow,
+        Store, StoreError, StorePoll,
     },
 };
 use crate::{clock::Clock, job::FencingToken};
@@ -56,26 +56,40 @@ struct Tables {
 #[derive(Debug)]
 struct Row {
     fencing_token: i64,
-    held: Option<Box<(String, Duration)>>,
-    cursor: DateTime<Utc>,
-    retrying: Option<Box<Retrying>>,
+    /// In microseconds since 1970, which take less memory than a date and a time of day.
+    cursor_us: i64,
     /// Jobs of one schedule share it.
     claim_hint: Option<Arc<ClaimHint>>,
-    /// The occurrences in the history that were finished under a lease, in ascending order; `None` before the first one.
-    #[expect(clippy::box_collection, reason = "most of very many jobs have none")]
-    finished: Option<Box<VecDeque<DateTime<Utc>>>>,
+    activity: Option<Box<Activity>>,
+}
+
+/// What a job has while it runs and after its first run.
+#[derive(Debug, Default, PartialEq)]
+struct Activity {
+    /// The holder of the lease and its end by the monotonic clock.
+    held: Option<(String, Duration)>,
+    retrying: Option<Retrying>,
+    /// The occurrences in the history that were finished under a lease, in ascending order.
+    finished: VecDeque<DateTime<Utc>>,
     /// The number of the newest run; the first one in the history has the number 1.
     last: Option<NonZeroUsize>,
 }
 
 impl Row {
     fn state(&self) -> JobState {
-        JobState { cursor: self.cursor, retrying: self.retrying.as_deref().copied() }
+        JobState {
+            cursor: DateTime::from_timestamp_micros(self.cursor_us).expect("it was made from a time"),
+            retrying: self.activity.as_ref().and_then(|activity| activity.retrying),
+        }
+    }
+
+    fn activity(&mut self) -> &mut Activity {
+        self.activity.get_or_insert_default()
     }
 
     /// Returns the holder of the lease and its end by the monotonic clock.
     fn holder(&self, now: Duration) -> Option<(&str, Duration)> {
-        let (name, until) = self.held.as_deref()?;
+        let (name, until) = self.activity.as_ref()?.held.as_ref()?;
         (*until > now).then_some((name, *until))
     }
 }
@@ -136,27 +150,23 @@ impl MemoryStore {
     fn lock(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn lost(lease: &Lease) -> StoreError {
-        StoreError::LeaseLost { job: lease.job.clone(), fencing_token: lease.fencing_token }
-    }
 }
 
 impl Tables {
     fn append(&mut self, run: &RunRecord, holder: &str, history_limit: usize) {
         self.runs.push_back(RunRow { run: run.clone(), daemon_id: holder.to_owned() });
         if let Some(row) = self.jobs.get_mut(run.job.as_str()) {
-            row.last = NonZeroUsize::new(self.dropped + self.runs.len());
+            row.activity().last = NonZeroUsize::new(self.dropped + self.runs.len());
         }
         while self.runs.len() > history_limit
             && let Some(RunRow { run, .. }) = self.runs.pop_front()
         {
             self.dropped += 1;
-            let finished = self.jobs.get_mut(run.job.as_str()).and_then(|row| row.finished.as_mut());
-            if let Some(finished) = finished
-                && let Ok(index) = finished.binary_search(&run.scheduled_at)
+            let activity = self.jobs.get_mut(run.job.as_str()).and_then(|row| row.activity.as_mut());
+            if let Some(activity) = activity
+                && let Ok(index) = activity.finished.binary_search(&run.scheduled_at)
             {
-                finished.remove(index);
+                activity.finished.remove(index);
             }
         }
     }
@@ -174,7 +184,9 @@ impl Tables {
             }),
             paused: open.map(|(_, pause)| pause.clone()),
             last_run: row
-                .last
+                .activity
+                .as_ref()
+                .and_then(|activity| activity.last)
                 .and_then(|number| self.runs.get((number.get() - 1).checked_sub(self.dropped)?))
                 .cloned(),
         }
@@ -189,15 +201,9 @@ impl Store for MemoryStore {
         if !tables.jobs.contains_key(job) {
             let last = tables.runs.iter().rposition(|row| row.run.job == job);
             let last = last.and_then(|index| NonZeroUsize::new(tables.dropped + index + 1));
-            let new = Row {
-                fencing_token: 0,
-                held: None,
-                cursor: first_cursor,
-                retrying: None,
-                claim_hint: None,
-                finished: None,
-                last,
-            };
+            let activity = Some(Box::new(Activity { last, ..Activity::default() }));
+            let cursor_us = first_cursor.timestamp_micros();
+            let new = Row { fencing_token: 0, cursor_us, claim_hint: None, activity };
             tables.jobs.insert(job.into(), new);
         }
         let row = tables.jobs.get_mut(job).expect("it is there or was just inserted");
@@ -205,18 +211,13 @@ impl Store for MemoryStore {
             return Ok(Claim::Busy { holder: holder.to_owned() });
         }
         row.fencing_token += 1;
-        row.held = Some(Box::new((self.holder.clone(), now + TTL)));
+        row.activity().held = Some((self.holder.clone(), now + TTL));
         let (fencing_token, state, claim_hint) =
             (FencingToken(row.fencing_token), row.state(), row.claim_hint.as_deref().cloned());
         let pauses = tables.pauses.iter().filter(|(paused, _)| paused == job).map(|(_, pause)| pause);
-        let open_since =
-            state.retrying.map_or(state.cursor, |retrying| retrying.scheduled_at.min(state.cursor));
-        let concerns = |pause: &&Pause| pause.until.is_none_or(|until| open_since < until);
-        let pauses = pauses.filter(concerns).cloned().collect();
-        let is_to_run = |request: &&ControlRequest| {
-            request.job == job && !matches!(request.action, ControlAction::Cancel { .. })
-        };
-        let requests = tables.requests.iter().filter(is_to_run).cloned().collect();
+        let pauses = pauses.filter(|pause| pause.concerns(&state)).cloned().collect();
+        let requests = tables.requests.iter().filter(|request| request.is_claimed_with(job));
+        let requests = requests.cloned().collect();
         Ok(Claim::Held(Lease {
             job: job.to_owned(),
             fencing_token,
@@ -233,12 +234,12 @@ impl Store for MemoryStore {
         let mut tables = self.lock();
         let row = tables.jobs.get_mut(lease.job.as_str());
         let row = row.filter(|row| row.fencing_token == lease.fencing_token.0);
-        match row.and_then(|row| row.held.as_deref_mut()) {
+        match row.and_then(|row| row.activity().held.as_mut()) {
             Some((_, expires_at)) if *expires_at > now => {
                 *expires_at = now + TTL;
                 Ok(())
             }
-            _ => Err(Self::lost(lease)),
+            _ => Err(lease.lost()),
         }
     }
 
@@ -252,10 +253,9 @@ impl Store for MemoryStore {
         if let Some(lease) = lease {
             let row = tables.jobs.get_mut(lease.job.as_str());
             let row = row.filter(|row| row.fencing_token == lease.fencing_token.0);
-            let row = row.ok_or_else(|| Self::lost(lease))?;
-            let ends = matches!(run.status, RunStatus::Done | RunStatus::Dead);
-            if ends && run.cause == RunCause::Schedule {
-                let finished = row.finished.get_or_insert_default();
+            let row = row.ok_or_else(|| lease.lost())?;
+            if run.finishes_occurrence() {
+                let finished = &mut row.activity().finished;
                 let Err(index) = finished.binary_search(&run.scheduled_at) else {
                     return Err(StoreError::AlreadyFinished {
                         job: run.job.clone(),
@@ -264,14 +264,10 @@ impl Store for MemoryStore {
                 };
                 finished.insert(index, run.scheduled_at);
             }
-            row.cursor = next.cursor;
-            row.retrying = next.retrying.map(Box::new);
-            tables.requests.retain(|request| {
-                request.job != run.job
-                    || !matches!(request.action, ControlAction::Cancel { fencing_token } if fencing_token.0 > 0 && fencing_token <= run.fencing_token)
-            });
+            row.cursor_us = next.cursor.timestamp_micros();
+            row.activity().retrying = next.retrying;
         }
-        tables.requests.retain(|request| Some(request.id) != run.request_id);
+        tables.requests.retain(|request| !request.is_closed_by(run));
         tables.append(run, &self.holder, self.history_limit);
         Ok(())
     }
@@ -280,7 +276,8 @@ impl Store for MemoryStore {
         let Tables { jobs, claim_hints, .. } = &mut *self.lock();
         let row = jobs.get_mut(lease.job.as_str());
         if let Some(row) = row.filter(|row| row.fencing_token == lease.fencing_token.0) {
-            row.held = None;
+            row.activity().held = None;
+            row.activity = row.activity.take().filter(|activity| **activity != Activity::default());
             let left = lease.claim_hint.as_ref().map(|hint| claim_hints.intern(hint));
             if let Some(before) = std::mem::replace(&mut row.claim_hint, left) {
                 claim_hints.release(&before);
@@ -327,7 +324,7 @@ impl Store for MemoryStore {
             (ControlAction::RunNow | ControlAction::Replay { .. }, _) => requests.push(request.clone()),
             (ControlAction::Reset, _) => {
                 let row = jobs.get(request.job.as_str());
-                if row.is_none_or(|row| row.cursor <= request.at) {
+                if row.is_none_or(|row| row.state().cursor <= request.at) {
                     return Ok(ControlReceipt::Unchanged(NOT_AHEAD.to_owned()));
                 }
                 requests.push(request.clone());
@@ -341,16 +338,14 @@ impl Store for MemoryStore {
                     _ => Some(FencingToken(0)),
                 };
                 let before = requests.len();
-                requests.retain(|open| {
-                    open.job != request.job || matches!(open.action, ControlAction::Cancel { .. })
-                });
+                requests.retain(|open| !open.is_claimed_with(&request.job));
                 let withdrawn = requests.len() < before;
                 match fencing_token {
                     Some(fencing_token) => requests.push(ControlRequest {
                         action: ControlAction::Cancel { fencing_token },
                         ..request.clone()
                     }),
-                    None if withdrawn || row.is_some_and(|row| row.retrying.is_some()) => {}
+                    None if withdrawn || row.is_some_and(|row| row.state().retrying.is_some()) => {}
                     None => return Ok(ControlReceipt::Unchanged("no daemon runs it".to_owned())),
                 }
             }
@@ -397,6 +392,6 @@ mod tests {
     #[test]
     fn rows_stay_small() {
         let bytes = size_of::<Row>();
-        assert!(bytes <= 64, "a row takes {bytes} bytes");
+        assert!(bytes <= 32, "a row takes {bytes} bytes");
     }
 }

@@ -30,10 +30,8 @@ type WakeupKey = (DateTime<Utc>, u32);
 enum Slot {
     /// The job waits until then.
     Waits(DateTime<Utc>),
-    /// A lease cycle of the job is running.
-    Busy,
-    /// A lease cycle of the job is running, and another one follows immediately.
-    BusyAgain,
+    /// A lease cycle of the job is running; `again` if another one follows immediately.
+    Busy { again: bool },
 }
 
 /// A job to start a lease cycle for.
@@ -72,7 +70,7 @@ impl DueQueue {
             taken.push(Wakeup { job: job as usize, at, is_late: false });
         }
         for wakeup in &taken {
-            self.slots[wakeup.job] = Slot::Busy;
+            self.slots[wakeup.job] = Slot::Busy { again: false };
         }
         taken
     }
@@ -86,7 +84,7 @@ impl DueQueue {
     ) -> Option<Wakeup> {
         match self.slots[job] {
             Slot::Waits(at) if at > now && at <= until => self.take_early(job),
-            Slot::Waits(_) | Slot::Busy | Slot::BusyAgain => None,
+            Slot::Waits(_) | Slot::Busy { .. } => None,
         }
     }
 
@@ -94,7 +92,7 @@ impl DueQueue {
     pub(super) fn take_early(&mut self, job: usize) -> Option<Wakeup> {
         let Slot::Waits(at) = self.slots[job] else { return None };
         self.wakeups.remove(&key(at, job));
-        self.slots[job] = Slot::Busy;
+        self.slots[job] = Slot::Busy { again: false };
         Some(Wakeup { job, at, is_late: false })
     }
 
@@ -117,13 +115,13 @@ impl DueQueue {
                 self.wakeups.remove(&key(at, job));
                 self.put(job, IMMEDIATELY);
             }
-            Slot::Busy | Slot::BusyAgain => self.slots[job] = Slot::BusyAgain,
+            Slot::Busy { .. } => self.slots[job] = Slot::Busy { again: true },
         }
     }
 
     /// Whether `job` was requeued since its running lease cycle began.
     pub(super) fn is_requeued(&self, job: usize) -> bool {
-        self.slots[job] == Slot::BusyAgain
+        self.slots[job] == Slot::Busy { again: true }
     }
 
     /// Returns the earliest wake-up.
@@ -139,8 +137,10 @@ impl DueQueue {
     /// Wakes every job immediately, because the clock was set back: the recorded wake-ups are wrong, and so are those that running
     /// lease cycles will record.
     pub(super) fn requeue_all(&mut self) {
-        for slot in self.slots.iter_mut().filter(|slot| **slot == Slot::Busy) {
-            *slot = Slot::BusyAgain;
+        for slot in &mut self.slots {
+            if let Slot::Busy { again } = slot {
+                *again = true;
+            }
         }
         for (_, job) in std::mem::take(&mut self.wakeups) {
             self.put(job as usize, IMMEDIATELY);
@@ -170,6 +170,11 @@ mod tests {
 
     fn take(queue: &mut DueQueue, now: i64, until: i64) -> Vec<usize> {
         queue.take(second(now), second(until)).iter().map(|wakeup| wakeup.job).collect()
+    }
+
+    #[test]
+    fn slots_stay_small() {
+        assert_eq!(size_of::<Slot>(), size_of::<DateTime<Utc>>());
     }
 
     #[test]

@@ -166,19 +166,18 @@ impl Scheduler {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, SetupError> {
-        let definitions = jobs.into_iter().map(|job| job.define(&kinds)).collect::<Result<Vec<_>, _>>()?;
         let mut names = HashSet::new();
-        if let Some(twice) =
-            definitions.iter().find(|definition| !names.insert(definition.spec.name.as_str()))
-        {
-            return Err(SetupError::Duplicate { job: twice.spec.name.clone() });
+        let specs = jobs.iter().filter_map(|job| job.spec.as_ref().ok());
+        if let Some(twice) = specs.map(|spec| &*spec.name).find(|name| !names.insert(*name)) {
+            return Err(SetupError::Duplicate { job: twice.to_owned() });
         }
         names.clear();
         if let Some(twice) = queue.kinds.iter().find(|kind| !names.insert(kind.name())) {
             return Err(SetupError::Duplicate { job: twice.name().to_owned() });
         }
         let kind = queue.kinds.first().map(|kind| kind.name().to_owned());
-        let scheduler = Self::with_definitions(&kinds, definitions, queue, store, clock);
+        let definitions = jobs.into_iter().map(|job| job.define(&kinds));
+        let scheduler = Self::with_definitions(&kinds, definitions, queue, store, clock)?;
         if let Some(kind) = kind.filter(|_| scheduler.shared.queue.is_none()) {
             return Err(SetupError::NoQueue { kind });
         }

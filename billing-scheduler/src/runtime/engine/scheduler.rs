@@ -71,23 +71,20 @@ impl Scheduler {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, BuildError> {
-        let definitions = specs
-            .into_iter()
-            .map(|(spec, params)| Definition::build(registry, spec, params))
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self::with_definitions(registry, definitions, QueueKinds::default(), store, clock))
+        let definitions = specs.into_iter().map(|(spec, params)| Definition::build(registry, spec, params));
+        Self::with_definitions(registry, definitions, QueueKinds::default(), store, clock)
     }
 
-    pub(super) fn with_definitions(
+    pub(super) fn with_definitions<E>(
         registry: &Registry,
-        definitions: Vec<Definition>,
+        definitions: impl Iterator<Item = Result<Definition, E>>,
         queue: QueueKinds,
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
-    ) -> Self {
+    ) -> Result<Self, E> {
         let (mut due_queue, mut jobs) = (DueQueue::default(), JobList::default());
         for definition in definitions {
-            jobs.add(due_queue.add(), definition);
+            jobs.add(due_queue.add(), definition?);
         }
         let clock = Arc::new(StoreClock::new(clock));
         let surroundings = Arc::new(Surroundings::new(registry));
@@ -114,7 +111,7 @@ impl Scheduler {
             ahead: Mutex::default(),
             last_tick: Mutex::default(),
         };
-        Self { shared: Arc::new(shared) }
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Starts a lease cycle for each job that is due before the next tick; each run starts at its exact instant. Polls the store
