@@ -103,6 +103,7 @@ fn postgres_class(sqlstate: &str) -> ErrorClass {
     }
 }
 
+const SQLITE_ERROR: u32 = 1;
 pub(crate) const SQLITE_BUSY: u32 = 5;
 pub(crate) const SQLITE_LOCKED: u32 = 6;
 pub(crate) const SQLITE_READONLY: u32 = 8;
@@ -165,7 +166,7 @@ pub fn with_help(error: &DbErr) -> String {
     {
         message = format!("{attempt}{}", text(source));
     }
-    match code(error).as_deref().and_then(help) {
+    match code(error).and_then(|code| help(&code, &message)) {
         Some(advice) => format!("{message}; {advice}"),
         None => message,
     }
@@ -245,7 +246,10 @@ impl DatabaseError for ServerError {
 /// The documentation page with the GRANTs of each login, for messages about a missing right.
 pub const GRANTS_PAGE: &str = "docs/operate/roles.md";
 
-fn help(code: &str) -> Option<String> {
+/// The message of SQLite about a missing table, for which it has no code.
+const SQLITE_NO_TABLE: &str = "no such table: ";
+
+fn help(code: &str, message: &str) -> Option<String> {
     let of_sqlite = (code.len() < 5).then(|| primary_code(code)).filter(|code| *code != 0);
     let advice = match (of_sqlite, code) {
         (Some(SQLITE_READONLY), _) => {
@@ -267,16 +271,29 @@ fn help(code: &str) -> Option<String> {
             "this server is read-only: use the primary in DATABASE_URL, or check default_transaction_read_only",
         ),
         (_, "42501") => return Some(format!("grant this login the rights in {GRANTS_PAGE}")),
-        (_, "42P01") => Some(
-            "if the migrations create the table, apply them (`migrate up`); if it exists, name its schema in the search_path of \
-             this login",
-        ),
+        (Some(SQLITE_ERROR), _) if message.contains(SQLITE_NO_TABLE) => return Some(create_table(message)),
+        (_, "42P01") => {
+            let create = create_table(message);
+            return Some(format!(
+                "{create}; if the table exists, name its schema in the search_path of this login"
+            ));
+        }
         (_, "3F000") => Some(
             "the search_path of this login has no schema that it may use: ALTER ROLE ... SET search_path = public",
         ),
         _ => None,
     };
     advice.map(str::to_owned)
+}
+
+/// Returns how to create the missing table that `message` names.
+fn create_table(message: &str) -> String {
+    if message.contains("scheduler_") {
+        return "apply the migrations: an application calls `billing_store::migrate`, an operator of the daemon runs \
+                `billing-daemon migrate up`"
+            .to_owned();
+    }
+    "if the migrations create the table, apply them (`billing-daemon migrate up`)".to_owned()
 }
 
 #[cfg(test)]
@@ -287,6 +304,8 @@ mod tests {
     fn error_codes_have_help() {
         // A code of PostgreSQL may be all digits.
         for (code, advised) in [
+            ("42P01", Some("`billing-daemon migrate up`")),
+            ("1", None),
             ("13", Some("free space")),
             ("778", Some("full or failing")),
             ("1032", Some("write the file")),
@@ -296,7 +315,7 @@ mod tests {
             ("23505", None),
             ("5", None),
         ] {
-            let advice = help(code);
+            let advice = help(code, "");
             assert!(
                 advised.is_none_or(|words| advice.as_ref().is_some_and(|advice| advice.contains(words)))
                     && advice.is_some() == advised.is_some(),

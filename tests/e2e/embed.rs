@@ -1,9 +1,12 @@
 //! The example that embeds the scheduler with SeaORM: its tables and its dependencies.
 
-use std::{collections::BTreeSet, process::Command};
+use std::{collections::BTreeSet, process::Command, sync::Arc, time::Duration};
 
+use billing_scheduler::{NewQueuedJob, Scheduler, SystemClock};
+use billing_store::{Database, Pool, SeaOrmStore, queue::enqueue_in, with_help};
 use billing_test_support::{Login, Panel, Postgres, Sqlite, connect};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
+use serde_json::json;
 
 /// The most packages that the example may be built from.
 const PACKAGES: usize = 220;
@@ -44,6 +47,32 @@ async fn check(url: &str) {
 async fn embedded_store_creates_scheduler_tables_alone() {
     check(&Sqlite::database().url()).await;
     check(&Postgres::database(Panel::Empty).await.url(Login::Owner)).await;
+}
+
+/// An application that does not create the tables learns how from the first error.
+async fn check_without_tables(url: &str) {
+    let (database, application) = (Database::new(url.parse().expect("a URL")), connect(url).await);
+    let pool = database.connect(Pool::Shared).await.expect("the database exists");
+    let store =
+        SeaOrmStore::new(pool, database, "application", Duration::from_secs(10), Arc::new(SystemClock));
+    let scheduler = Scheduler::builder().store(store).build().expect("no job is invalid");
+    let in_transaction = enqueue_in(&application, &[NewQueuedJob::new("mail", json!(1))]).await;
+    let errors = [
+        scheduler.control("ada").jobs().await.expect_err("no table exists").to_string(),
+        scheduler.enqueue("mail", 1).await.expect_err("no table exists").to_string(),
+        with_help(&in_transaction.expect_err("no table exists")),
+    ];
+    for error in errors {
+        assert!(error.contains("scheduler_") && error.contains("calls `billing_store::migrate`"), "{error}");
+    }
+    billing_store::migrate(&application).await.expect("the tables are created");
+    scheduler.enqueue("mail", 1).await.expect("the table exists");
+}
+
+#[tokio::test]
+async fn missing_tables_are_reported_with_help() {
+    check_without_tables(&Sqlite::database().url()).await;
+    check_without_tables(&Postgres::database(Panel::Empty).await.url(Login::Owner)).await;
 }
 
 #[test]

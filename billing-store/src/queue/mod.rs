@@ -32,8 +32,8 @@ const PRUNED: i64 = 10_000;
 /// The transaction must be of a database that has the tables of [`migrations`](crate::migrations).
 ///
 /// # Errors
-/// The error of the statement, such as a missing table or a lost connection. On PostgreSQL the transaction accepts no further
-/// statement then, and nothing is added.
+/// The error of the statement, such as a missing table or a lost connection; [`with_help`](crate::with_help) adds what to do. On
+/// PostgreSQL the transaction accepts no further statement then, and nothing is added.
 pub async fn enqueue_in(db: &impl ConnectionTrait, jobs: &[NewQueuedJob]) -> Result<Vec<Uuid>, DbErr> {
     let rows = encode(jobs);
     let sql = sql::enqueue(Dialect::of(db.get_database_backend()));
