@@ -91,7 +91,7 @@ async fn claims_and_results_read_their_jobs_only() {
     let db = Db::postgres().await;
     db.execute(
         "INSERT INTO scheduler_queue (id, kind, payload, scheduled_at, not_before, fencing_token, holder, finished_at)
-         SELECT gen_random_uuid(), 'note', '1', now(), now(), 1, 'one', now() FROM generate_series(1, 5000); ANALYZE scheduler_queue",
+         SELECT gen_random_uuid(), 'note', '1', now(), now(), 1, 'one', now() FROM generate_series(1, 20000); ANALYZE scheduler_queue",
     )
     .await;
     let store = store(&db, "one").await;

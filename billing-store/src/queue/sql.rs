@@ -261,3 +261,41 @@ pub(super) fn prune(dialect: Dialect) -> String {
              SELECT id FROM scheduler_queue WHERE finished_at < {before} ORDER BY finished_at LIMIT $2 {skip})"
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::{ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, Statement};
+
+    use super::*;
+
+    /// Returns the steps of a statement's plan.
+    async fn plan(db: &DatabaseConnection, sql: &str) -> Vec<String> {
+        let sql = (1..=4).fold(sql.to_owned(), |sql, number| sql.replace(&format!("${number}"), "'1'"));
+        let explain = Statement::from_string(db.get_database_backend(), format!("EXPLAIN QUERY PLAN {sql}"));
+        let rows = db.query_all_raw(explain).await.expect("the statement is valid");
+        rows.iter().map(|row| row.try_get("", "detail").expect("a text")).collect()
+    }
+
+    #[tokio::test]
+    async fn sqlite_finds_jobs_by_index() {
+        let options = ConnectOptions::new("sqlite::memory:").max_connections(1).to_owned();
+        let db = Database::connect(options).await.expect("a database in memory");
+        crate::migrate(&db).await.expect("the tables are created");
+        let sqlite = Dialect::Sqlite;
+        let Settle { update, record } = settle(sqlite);
+        let [finish, finish_run] = finish(sqlite);
+        let found_by_id =
+            [renew_claims(sqlite), update, record.expect("a second statement"), finish, finish_run];
+        let indexed = found_by_id.map(|sql| (sql, "(id=?)"));
+        let due = (claim(sqlite), "scheduler_queue_due (kind=?)");
+        let finished = (prune(sqlite), "scheduler_queue_finished (finished_at<?)");
+        for (sql, index) in indexed.into_iter().chain([due, finished]) {
+            let steps = plan(&db, &sql).await;
+            let scans = |step: &String| {
+                ["SCAN q", "SCAN d", "SCAN scheduler_queue"].iter().any(|scan| step.starts_with(scan))
+            };
+            assert!(steps.iter().any(|step| step.contains(index)), "{steps:#?} of {sql}");
+            assert!(!steps.iter().any(scans), "{steps:#?} of {sql}");
+        }
+    }
+}
