@@ -50,6 +50,12 @@ enum Measurement {
         #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000])]
         jobs: Vec<u64>,
     },
+    /// Measure how long a queued job that is due at once waits for an idle worker
+    Latency {
+        /// Number of jobs
+        #[arg(long, default_value_t = 100)]
+        jobs: u64,
+    },
     /// Measure the memory of recurring jobs that are not due, each engine in its own process
     Memory {
         /// Number of jobs
@@ -87,6 +93,7 @@ impl Measurement {
                 Self::Recurring { jobs: vec![1_000, 10_000] },
                 Self::Throughput { jobs: 20_000 },
                 Self::Queued { jobs: vec![1_000, 10_000] },
+                Self::Latency { jobs: 100 },
                 Self::Memory { jobs: 100_000, engine: None },
             ],
             part => vec![part],
@@ -132,6 +139,22 @@ impl Measurement {
                         database.drop().await;
                         rows.push(Row::new(
                             &format!("{jobs} queued jobs at one instant on {name}"),
+                            engine.name(),
+                            round,
+                            values,
+                        ));
+                    }
+                }
+            }
+            Self::Latency { jobs } => {
+                for elsewhere in [false, true] {
+                    for (engine, database) in databases(postgres, round) {
+                        let (name, database) = database.create(&engine.name()).await;
+                        let values = queue::start_latency(engine, &database, *jobs, elsewhere).await;
+                        database.drop().await;
+                        let by = if elsewhere { "another" } else { "the worker's" };
+                        rows.push(Row::new(
+                            &format!("start of a queued job that {by} process adds on {name}"),
                             engine.name(),
                             round,
                             values,

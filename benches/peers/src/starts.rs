@@ -63,24 +63,32 @@ impl Starts {
         self.started.load(Ordering::Relaxed)
     }
 
+    /// When a job started first, in microseconds since 1970.
+    pub(crate) fn started_us(&self, job: u64) -> Option<u64> {
+        let at = self.first_us.get(usize::try_from(job).ok()?)?.load(Ordering::Relaxed);
+        (at > 0).then_some(at)
+    }
+
     /// Returns the lateness of the jobs that were due at `due_us`.
     pub(crate) fn lateness(&self, due_us: u64) -> Lateness {
         let first = self.first_us.iter().map(|slot| slot.load(Ordering::Relaxed)).filter(|at| *at > 0);
         // A start before the instant would be an error of the peer: it is shown as negative lateness.
         let mut late: Vec<i64> = first.map(|at| at.cast_signed() - due_us.cast_signed()).collect();
         late.sort_unstable();
-        let quantile = |percent: usize| {
-            let place = (late.len().saturating_sub(1) * percent).div_ceil(100);
-            late.get(place).map(|us| *us as f64 / 1_000.0)
-        };
         Lateness {
-            p50_ms: quantile(50),
-            p99_ms: quantile(99),
-            max_ms: quantile(100),
+            p50_ms: quantile_ms(&late, 50),
+            p99_ms: quantile_ms(&late, 99),
+            max_ms: quantile_ms(&late, 100),
             lost: self.first_us.len() - late.len(),
             repeated: self.repeated.load(Ordering::Relaxed),
         }
     }
+}
+
+/// Returns a quantile of sorted microseconds, in milliseconds.
+pub(crate) fn quantile_ms(sorted_us: &[i64], percent: usize) -> Option<f64> {
+    let place = (sorted_us.len().saturating_sub(1) * percent).div_ceil(100);
+    sorted_us.get(place).map(|us| *us as f64 / 1_000.0)
 }
 
 /// Returns an instant at a whole second, at least `lead` ahead, in microseconds since 1970.

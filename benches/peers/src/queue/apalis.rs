@@ -22,6 +22,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 pub(super) struct Apalis<'a, S> {
     database: &'a TestDatabase,
     storage: S,
+    /// As another process has it.
+    elsewhere: S,
     worker: JoinHandle<()>,
     stop: oneshot::Sender<()>,
     /// The query for the number of finished jobs.
@@ -35,7 +37,7 @@ async fn run(job: u64) -> Result<(), BoxDynError> {
 
 /// Starts a worker of `$backend`. It is not a function, whose bounds on the types of apalis would be longer than this.
 macro_rules! work {
-    ($database:expr, $storage:expr, $backend:expr, $finished:literal) => {{
+    ($database:expr, $storage:expr, $elsewhere:expr, $backend:expr, $finished:literal) => {{
         let worker = WorkerBuilder::new("peers").backend($backend).parallelize(tokio::spawn).build(run);
         let (stop, stopped) = oneshot::channel::<()>();
         let runtime = Handle::current();
@@ -48,7 +50,8 @@ macro_rules! work {
                 }
             });
         });
-        Apalis { database: $database, storage: $storage, worker, stop, finished: $finished }
+        let (storage, elsewhere) = ($storage, $elsewhere);
+        Apalis { database: $database, storage, elsewhere, worker, stop, finished: $finished }
     }};
 }
 
@@ -56,19 +59,23 @@ pub(super) async fn start_postgres(database: &TestDatabase) -> Apalis<'_, Postgr
     let pool = sqlx::PgPool::connect(database.url()).await.expect("the database answers");
     PostgresStorage::setup(&pool).await.expect("the tables are created");
     let config = apalis_postgres::Config::default().queue("peers").batch_size(BATCH).lock_tasks(false);
-    let storage = PostgresStorage::<u64>::new(&pool).with_config(config);
+    let storage = PostgresStorage::<u64>::new(&pool).with_config(config.clone());
+    let other = sqlx::PgPool::connect(database.url()).await.expect("the database answers");
+    let elsewhere = PostgresStorage::<u64>::new(&other).with_config(config);
     let backend = storage.clone().with_pubsub().poll_with_strategy(Strategy::new().interval(POLL_INTERVAL));
-    work!(database, storage, backend, "SELECT count(*) FROM apalis.jobs WHERE status = 'Done'")
+    work!(database, storage, elsewhere, backend, "SELECT count(*) FROM apalis.jobs WHERE status = 'Done'")
 }
 
 pub(super) async fn start_sqlite(database: &TestDatabase) -> Apalis<'_, SqliteStorage<u64>> {
     let (pool, listener) = SqliteStorage::connect_with_callback(database.url()).expect("a valid URL");
     SqliteStorage::setup(&pool).await.expect("the tables are created");
     let config = apalis_sqlite::Config::default().queue("peers").batch_size(BATCH).lock_tasks(false);
-    let storage = SqliteStorage::<u64>::new(&pool).with_config(config);
+    let storage = SqliteStorage::<u64>::new(&pool).with_config(config.clone());
+    let other = sqlx::SqlitePool::connect(database.url()).await.expect("the database answers");
+    let elsewhere = SqliteStorage::<u64>::new(&other).with_config(config);
     let strategy = Strategy::new().stream(listener.ready_chunks(BATCH)).interval(POLL_INTERVAL);
     let backend = storage.clone().poll_with_strategy(strategy);
-    work!(database, storage, backend, "SELECT count(*) FROM Jobs WHERE status = 'Done'")
+    work!(database, storage, elsewhere, backend, "SELECT count(*) FROM Jobs WHERE status = 'Done'")
 }
 
 impl<S> Queue for Apalis<'_, S>
@@ -77,6 +84,10 @@ where
 {
     async fn add(&mut self, job: u64) {
         self.storage.push(job).await.expect("the database answers");
+    }
+
+    async fn add_elsewhere(&mut self, job: u64) {
+        self.elsewhere.push(job).await.expect("the database answers");
     }
 
     async fn add_all(&mut self, jobs: Vec<u64>, due: Option<SystemTime>) {

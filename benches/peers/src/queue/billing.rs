@@ -17,22 +17,33 @@ const KIND: &str = "peers";
 pub(super) struct Billing<'a> {
     database: &'a TestDatabase,
     scheduler: RunningScheduler,
+    /// As another process has it: its worker is not this one.
+    elsewhere: Scheduler,
 }
 
 pub(super) async fn start(database: &TestDatabase) -> Billing<'_> {
     let application = sea_orm::Database::connect(database.url()).await.expect("the database answers");
     billing_store::migrate(&application).await.expect("the tables are created");
-    let connect = Database::new(database.url().parse().expect("a valid URL"));
-    let pool = connect.connect(Pool::Shared).await.expect("the database answers");
-    let store = SeaOrmStore::new(pool, connect, "peers", Duration::from_secs(30), Arc::new(SystemClock));
+    let store = store(database, "peers").await;
     let job = QueueJob::new(KIND, |_, n: u64| async move { record(n) }).concurrency(1_000);
     let scheduler = Scheduler::builder().store(store).with_queue_job(job).start().expect("the kind is valid");
-    Billing { database, scheduler }
+    let elsewhere = Scheduler::builder().store(self::store(database, "elsewhere").await).build();
+    Billing { database, scheduler, elsewhere: elsewhere.expect("no job is invalid") }
+}
+
+async fn store(database: &TestDatabase, holder: &str) -> SeaOrmStore {
+    let connect = Database::new(database.url().parse().expect("a valid URL"));
+    let pool = connect.connect(Pool::Shared).await.expect("the database answers");
+    SeaOrmStore::new(pool, connect, holder, Duration::from_secs(30), Arc::new(SystemClock))
 }
 
 impl Queue for Billing<'_> {
     async fn add(&mut self, job: u64) {
         self.scheduler.enqueue(KIND, job).await.expect("the store answers");
+    }
+
+    async fn add_elsewhere(&mut self, job: u64) {
+        self.elsewhere.enqueue(KIND, job).await.expect("the store answers");
     }
 
     async fn add_all(&mut self, jobs: Vec<u64>, due: Option<SystemTime>) {

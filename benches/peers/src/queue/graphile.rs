@@ -61,6 +61,11 @@ impl Queue for Graphile<'_> {
         self.utils.add_job(Peers { n: job }, JobSpec::default()).await.expect("the database answers");
     }
 
+    async fn add_elsewhere(&mut self, job: u64) {
+        // A notification of the database is what wakes its worker.
+        self.add(job).await;
+    }
+
     async fn add_all(&mut self, jobs: Vec<u64>, due: Option<SystemTime>) {
         let spec = JobSpec { run_at: due.map(Into::into), ..JobSpec::default() };
         let jobs: Vec<_> = jobs.into_iter().map(|n| (Peers { n }, &spec)).collect();

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     database::TestDatabase,
-    starts::{Lateness, Starts, sleep_until, whole_second_after},
+    starts::{Lateness, Starts, now_us, quantile_ms, sleep_until, whole_second_after},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -47,10 +47,24 @@ pub(crate) struct Throughput {
     pub(crate) repeated: usize,
 }
 
+/// How long a job that is due at once waits for its start while the worker is idle, in milliseconds, from the call that adds it.
+#[derive(Clone, Serialize)]
+pub(crate) struct StartLatency {
+    /// The duration of that call.
+    pub(crate) added_p50_ms: Option<f64>,
+    pub(crate) p50_ms: Option<f64>,
+    pub(crate) p99_ms: Option<f64>,
+    pub(crate) lost: usize,
+    pub(crate) repeated: usize,
+}
+
 /// A queue whose worker runs, with the settings that its documentation recommends for many small jobs.
 trait Queue {
     /// Adds the job with this number, due now.
     async fn add(&mut self, job: u64);
+
+    /// Adds a job as a process does that does not run the worker.
+    async fn add_elsewhere(&mut self, job: u64);
 
     /// Adds jobs in one call.
     async fn add_all(&mut self, jobs: Vec<u64>, due: Option<SystemTime>);
@@ -80,6 +94,29 @@ pub(crate) async fn lateness(engine: Engine, database: &TestDatabase, jobs: u64)
         }
         Engine::Apalis => measure_lateness(apalis::start_postgres(database).await, jobs).await,
         Engine::GraphileWorker => measure_lateness(graphile::start(database).await, jobs).await,
+    }
+}
+
+/// Measures how long each of `jobs` jobs waits that an idle worker gets, one after the other, from this process or from another one.
+pub(crate) async fn start_latency(
+    engine: Engine,
+    database: &TestDatabase,
+    jobs: u64,
+    elsewhere: bool,
+) -> StartLatency {
+    match engine {
+        Engine::BillingScheduler => {
+            measure_start_latency(billing::start(database).await, jobs, elsewhere).await
+        }
+        Engine::Apalis if database.is_sqlite() => {
+            measure_start_latency(apalis::start_sqlite(database).await, jobs, elsewhere).await
+        }
+        Engine::Apalis => {
+            measure_start_latency(apalis::start_postgres(database).await, jobs, elsewhere).await
+        }
+        Engine::GraphileWorker => {
+            measure_start_latency(graphile::start(database).await, jobs, elsewhere).await
+        }
     }
 }
 
@@ -128,6 +165,44 @@ async fn wait_until_finished(queue: &impl Queue, starts: &Starts, count: u64) {
     };
     // What is lost is counted.
     let _ = timeout(TIMEOUT, is_over).await;
+}
+
+async fn measure_start_latency(mut queue: impl Queue, jobs: u64, elsewhere: bool) -> StartLatency {
+    let starts = Starts::begin(usize::try_from(jobs).expect("a number of jobs"));
+    let (mut added_us, mut late_us) = (Vec::new(), Vec::new());
+    // The worker listens, if it can.
+    sleep(Duration::from_secs(2)).await;
+    for job in 0..jobs {
+        // The worker is idle again, and no poll of it is in step with the jobs.
+        sleep(Duration::from_millis(50 + job * 37 % 100)).await;
+        let began = now_us();
+        if elsewhere {
+            queue.add_elsewhere(job).await;
+        } else {
+            queue.add(job).await;
+        }
+        added_us.push(now_us().cast_signed() - began.cast_signed());
+        let has_started = async {
+            while starts.count() as u64 <= job {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        if timeout(TIMEOUT, has_started).await.is_err() {
+            break;
+        }
+        late_us.extend(starts.started_us(job).map(|at| at.cast_signed() - began.cast_signed()));
+    }
+    queue.stop().await;
+    let Lateness { lost, repeated, .. } = starts.lateness(0);
+    added_us.sort_unstable();
+    late_us.sort_unstable();
+    StartLatency {
+        added_p50_ms: quantile_ms(&added_us, 50),
+        p50_ms: quantile_ms(&late_us, 50),
+        p99_ms: quantile_ms(&late_us, 99),
+        lost,
+        repeated,
+    }
 }
 
 async fn measure_lateness(mut queue: impl Queue, jobs: u64) -> Lateness {
