@@ -44,8 +44,6 @@ struct Mutation {
     has_failing_receivers: bool,
     has_slow_receivers: bool,
     seconds: u64,
-    /// How many organizations are suspended and resumed at least: on a busy host that takes longer.
-    least: u64,
     found: fn(&Report) -> u64,
 }
 
@@ -58,7 +56,6 @@ impl Mutation {
             has_failing_receivers: false,
             has_slow_receivers: false,
             seconds: 5,
-            least: 0,
             found,
         }
     }
@@ -71,7 +68,6 @@ impl Mutation {
             options.seed = seed;
             options.environment.push(("BILLING_LINGER_MS".to_owned(), "100".to_owned()));
             options.faults = Vec::new();
-            options.least = self.least;
             options.has_outages = self.has_outages;
             options.has_slow_receivers = self.has_slow_receivers;
             options.has_failing_receivers = self.has_failing_receivers;
@@ -99,12 +95,8 @@ macro_rules! mutations {
 const NO_KEY: &[&str] = &["ALTER TABLE billing_notices DROP CONSTRAINT billing_notices_pkey"];
 
 mutations! {
-    // Checks of several daemons at once: the lock of the wallet, the count of rows and the key of the notice each hold alone.
-    unlocked_wallets_repeat_orders:
-        Mutation {
-            least: 4,
-            ..Mutation::new("claim-unexpired,prepaid-no-fencing-check,prepaid-no-wallet-lock", |report| report.twice)
-        };
+    // Checks of several daemons at once: the lock of the wallet, the count of rows and the key of the notice each hold alone. Payments
+    // in progress prove the lock, in `billing/prepaid_enforced.rs`: here it is missed too rarely.
     missing_count_check_repeats_notices:
         Mutation::new(
             "claim-unexpired,prepaid-no-fencing-check,prepaid-no-wallet-lock,prepaid-no-count-check",
