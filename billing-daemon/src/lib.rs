@@ -34,7 +34,7 @@ use commands::cli;
 pub use commands::cli::Cli;
 #[cfg(feature = "console")]
 #[doc(hidden)]
-pub use console::actions as console_actions;
+pub use console::{actions as console_actions, pages as console_pages};
 pub use plugins::Plugins;
 
 /// How long the process waits at its end for jobs that block a thread and were abandoned.

@@ -25,9 +25,9 @@ const QUADRATIC: &str = "SELECT 1 FROM billing_charges c
 const JOIN_WITHOUT_INDEX: &str = "SELECT 1 FROM wallets a CROSS JOIN wallets b ON a.balance < b.balance";
 
 /// A query that PostgreSQL executed.
-struct Executed {
-    text: String,
-    plan: Value,
+pub(crate) struct Executed {
+    pub(crate) text: String,
+    pub(crate) plan: Value,
 }
 
 impl Executed {
@@ -47,7 +47,7 @@ fn children(node: &Value) -> &[Value] {
 }
 
 /// The rows that all nodes together return or skip.
-fn rows(node: &Value) -> f64 {
+pub(crate) fn rows(node: &Value) -> f64 {
     let figure = |key: &str| node[key].as_f64().unwrap_or_default();
     let of_one = figure("Actual Rows")
         + figure("Rows Removed by Filter")
@@ -66,9 +66,9 @@ fn scan_for_each_row(node: &Value, in_subplan: bool) -> Option<String> {
 }
 
 /// A database on a server that logs the plan of each query.
-struct Observed {
+pub(crate) struct Observed {
     server: &'static Postgres,
-    db: Db,
+    pub(crate) db: Db,
 }
 
 impl Drop for Observed {
@@ -78,7 +78,7 @@ impl Drop for Observed {
 }
 
 impl Observed {
-    async fn start() -> Option<Self> {
+    pub(crate) async fn start() -> Option<Self> {
         let server = Postgres::private().await;
         let db = Db::on_server(server, Panel::G3, Login::Owner).await;
         let observed = Self { server, db };
@@ -90,7 +90,7 @@ impl Observed {
     }
 
     /// Logs the plans of every session that begins from now on, which has little memory for what it joins.
-    async fn observe(&self) {
+    pub(crate) async fn observe(&self) {
         let name = fetch(&self.db, "SELECT current_database()").await;
         for setting in [
             "session_preload_libraries = 'auto_explain'",
@@ -105,19 +105,28 @@ impl Observed {
         }
     }
 
-    /// The queries that were logged since the last call.
-    fn executed(&self, seen: &mut usize) -> Vec<Executed> {
-        let log = fs::read_to_string(self.server.folder().join("log")).expect("the server writes a log");
-        let new = &log[*seen..];
-        *seen = log.len();
-        let plans = new.split("  plan:\n").skip(1).map(|entry| {
-            let json: String = entry.lines().take_while(|line| line.starts_with('\t')).collect();
-            let entry: Value =
-                serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error} in {json}"));
-            let text = entry["Query Text"].as_str().expect("a text").to_owned();
-            Executed { text, plan: entry["Plan"].clone() }
-        });
-        plans.collect()
+    /// The queries that were logged since the last call. An entry that is being written is one of the next call.
+    pub(crate) fn executed(&self, seen: &mut usize) -> Vec<Executed> {
+        const PLAN: &str = "  plan:\n";
+        let log = fs::read(self.server.folder().join("log")).expect("the server writes a log");
+        let log = String::from_utf8_lossy(&log[*seen..]);
+        let (mut rest, mut executed) = (&*log, Vec::new());
+        while let Some((_, after)) = rest.split_once(PLAN) {
+            let json: String = after.lines().take_while(|line| line.starts_with('\t')).collect();
+            match serde_json::from_str::<Value>(&json) {
+                Ok(entry) => {
+                    let text = entry["Query Text"].as_str().expect("a text").to_owned();
+                    executed.push(Executed { text, plan: entry["Plan"].clone() });
+                }
+                Err(error) => {
+                    assert!(!after.contains(PLAN), "{error} in {json}");
+                    break;
+                }
+            }
+            rest = after;
+        }
+        *seen += log.len() - rest.len();
+        executed
     }
 }
 

@@ -1,6 +1,8 @@
 //! Why an amount was charged: one charge or hold with the hours, the price, the carry, the balance and the run.
 
+mod prices;
 mod read;
+mod search;
 mod views;
 
 pub(crate) use read::explain;

@@ -19,7 +19,11 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::views::{BatchView, ChargeExplanation, ChargeView, CycleView, HoldView, LedgerView, PlanView};
+use super::{
+    prices::seen_prices,
+    search::{Search, end},
+    views::{BatchView, ChargeExplanation, ChargeView, CycleView, HoldView, LedgerView, PlanView},
+};
 use crate::{
     exit::{Exit, Failure},
     format::instant,
@@ -143,7 +147,8 @@ async fn read(
     // The meter of a charged instance is never deleted.
     let last = match meter {
         Some(Instant(watermark)) => {
-            last_charge(txn, id, at.unwrap_or(DateTime::<Utc>::MAX_UTC), watermark, i64::MAX).await?
+            let until = at.unwrap_or(DateTime::<Utc>::MAX_UTC);
+            Search { instance: id, until, end: watermark, newest_batch: i64::MAX }.run(txn).await?
         }
         None => None,
     };
@@ -172,6 +177,10 @@ async fn read(
         Some(PresentRow { plan_id: Ok(plan_id), .. }) => plan(txn, plan_id, &mut unreadable).await?,
         _ => None,
     };
+    let prices = match &plan {
+        Some(plan) => seen_prices(txn, &plan.id, charge.as_ref()).await?,
+        None => Vec::new(),
+    };
     Ok(ChargeExplanation {
         instance: id,
         label: row
@@ -181,6 +190,7 @@ async fn read(
         deleted: row.is_none(),
         billed_through: meter.map(|Instant(at)| at),
         plan,
+        prices,
         charge,
         hold: hold.map(|hold| HoldView {
             organization: hold.organization_id.0,
@@ -198,100 +208,19 @@ async fn read(
     })
 }
 
-fn end(charge: &billing_charges::Model) -> DateTime<Utc> {
-    charge.period_start.0 + TimeDelta::hours(i64::from(charge.hours))
-}
-
-/// The number of hours before a known end in which a charge is searched by its key.
-const HOURS_BY_KEY: i64 = 24;
-
-/// Reads the newest charge that begins at `until` or before, in the batch with the id `newest` or an older one. The charges of an
-/// instance follow each other in whole hours, mostly up to `end`, and none begins there or later.
-async fn last_charge(
-    txn: &Transaction,
-    instance: Uuid,
-    until: DateTime<Utc>,
-    end: DateTime<Utc>,
-    newest: i64,
-) -> Result<Option<billing_charges::Model>, DbErr> {
-    match covering_charge(txn, instance, until, end, newest).await? {
-        Some(charge) => Ok(Some(charge)),
-        None => newest_charge(txn, instance, until, newest).await,
-    }
-}
-
-/// Reads the charge of the hour `until` by its key, as far as charges follow each other up to `end`. The key of PostgreSQL begins with the
-/// start of the period, so a search by instance would read the charges of all instances. Periods do not overlap: no other charge begins
-/// between the start of this one and `until`.
-async fn covering_charge(
-    txn: &Transaction,
-    instance: Uuid,
-    until: DateTime<Utc>,
-    end: DateTime<Utc>,
-    newest: i64,
-) -> Result<Option<billing_charges::Model>, DbErr> {
-    if txn.get_database_backend() == DbBackend::Sqlite {
-        return Ok(None);
-    }
-    let until = until.min(end - TimeDelta::microseconds(1));
-    let hour = TimeDelta::hours(1);
-    // The last start of an hour that is not later than `until`.
-    let hours = (end - until - TimeDelta::microseconds(1)).num_hours() + 1;
-    let start = (end - hour * i32::try_from(hours).unwrap_or(i32::MAX)).timestamp_micros();
-    let sql = format!(
-        "SELECT * FROM billing_charges
-          WHERE instance_id = $1::uuid AND batch_id <= $3 AND period_start = ANY (ARRAY(
-                SELECT timestamptz 'epoch' + $2 * interval '1 microsecond' - hours * interval '1 hour'
-                  FROM generate_series(0, {}) AS hours))",
-        HOURS_BY_KEY - 1
-    );
-    let values: [Value; 3] = [instance.to_string().into(), start.into(), newest.into()];
-    let query = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
-    let charges = billing_charges::Entity::find().from_raw_sql(query).all(txn).await?;
-    Ok(charges
-        .into_iter()
-        .max_by_key(|charge| charge.period_start.0)
-        .filter(|charge| until < self::end(charge)))
-}
-
-/// Reads the newest charge that begins at `until` or before, wherever it is.
-async fn newest_charge(
-    txn: &Transaction,
-    instance: Uuid,
-    until: DateTime<Utc>,
-    newest: i64,
-) -> Result<Option<billing_charges::Model>, DbErr> {
-    let backend = sea_orm::ConnectionTrait::get_database_backend(txn);
-    // No text form of an instant works on both databases.
-    let sql = match backend {
-        // One search by the key for each batch, from the newest on.
-        DbBackend::Sqlite => {
-            "SELECT c.* FROM billing_batches b
-              CROSS JOIN billing_charges c ON c.batch_id = b.id AND c.instance_id = $1 AND c.period_start <= $2
-              WHERE b.id <= $3 ORDER BY b.id DESC, c.period_start DESC LIMIT 1"
-        }
-        _ => {
-            "SELECT * FROM billing_charges
-              WHERE instance_id = $1::uuid AND period_start <= timestamptz 'epoch' + $2 * interval '1 microsecond'
-                AND batch_id <= $3 ORDER BY period_start DESC LIMIT 1"
-        }
-    };
-    // The range of PostgreSQL ends before the range of this type.
-    let until = until.timestamp_micros().min(8_000_000_000_000_000);
-    let values: [Value; 3] = [instance.to_string().into(), until.into(), newest.into()];
-    let query = Statement::from_sql_and_values(backend, sql, values);
-    billing_charges::Entity::find().from_raw_sql(query).one(txn).await
-}
-
 async fn charge_view(
     txn: &Transaction,
     charge: billing_charges::Model,
     unreadable: &mut Vec<String>,
 ) -> Result<ChargeView, DbErr> {
     let Instant(start) = charge.period_start;
-    let just_before = start - TimeDelta::microseconds(1);
-    let before = last_charge(txn, charge.instance_id.0, just_before, start, charge.batch_id).await?;
-    let carry_before = before.map_or(0, |before| before.carry);
+    let before = Search {
+        instance: charge.instance_id.0,
+        until: start - TimeDelta::microseconds(1),
+        end: start,
+        newest_batch: charge.batch_id,
+    };
+    let carry_before = before.run(txn).await?.map_or(0, |before| before.carry);
     let owed = i128::from(carry_before) + i128::from(charge.rate) * i128::from(charge.hours);
     let taken = i128::from(charge.amount) * 73_000 + i128::from(charge.carry);
     let cycle = cycle(txn, &charge, unreadable).await?;
@@ -339,8 +268,8 @@ async fn ledger(
     }))
 }
 
-/// Reads the panel's billing cycle of a charge. On SQLite only those of the panel's own biller, of charges without a debit and
-/// repaired ones have another id than the debit; then all cycles are read, because no index finds them.
+/// Reads the panel's billing cycle of a charge. Only those of the panel's own biller, of charges without a debit and repaired ones have
+/// another id than the debit; then all cycles are read, unless the panel has an index that finds them.
 async fn cycle(
     txn: &Transaction,
     charge: &billing_charges::Model,
@@ -357,8 +286,8 @@ async fn cycle(
     let start = charge.period_start.0.timestamp_micros();
     let values: [Value; 2] = [charge.instance_id.to_string().into(), start.into()];
     let mut found = Vec::new();
-    if let (DbBackend::Sqlite, Some(debit)) = (backend, charge.payment_transaction_id) {
-        let by_debit = format!("{by_instance} AND id = $3");
+    if let Some(debit) = charge.payment_transaction_id {
+        let by_debit = format!("{by_instance} AND id = {}", uuid(txn, "$3"));
         found = rows(txn, &by_debit, values.clone().into_iter().chain([debit.to_string().into()])).await?;
     }
     if found.is_empty() {
@@ -403,8 +332,9 @@ async fn plan(
     let sqlite = txn.get_database_backend() == DbBackend::Sqlite;
     let text = |column: &str| if sqlite { column.to_owned() } else { format!("{column}::text") };
     let sql = format!(
-        "SELECT name, {} AS base, {} AS markup FROM vps_plans
+        "SELECT {} AS id, name, {} AS base, {} AS markup FROM vps_plans
           WHERE provider_plan_id = $1 OR {} = $1 ORDER BY provider_plan_id = $1 DESC LIMIT 1",
+        text("id"),
         text("base_price"),
         text("markup_price"),
         text("id"),
@@ -423,6 +353,7 @@ async fn plan(
     let monthly = base.and_then(|base| base.0.checked_add(markup.0));
     unreadable.extend(columns::text(row, "name", "vps_plans.name").err().map(|problem| problem.to_string()));
     Ok(Some(PlanView {
+        id: columns::lossy(row, "id"),
         name: columns::lossy(row, "name"),
         monthly: monthly.map(|monthly| Money(monthly).to_string()),
     }))

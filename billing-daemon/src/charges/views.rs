@@ -16,6 +16,8 @@ pub(crate) struct ChargeExplanation {
     pub(crate) billed_through: Option<DateTime<Utc>>,
     /// The current plan.
     pub(crate) plan: Option<PlanView>,
+    /// The prices of that plan that runs saw, the newest first.
+    pub(crate) prices: Vec<PriceView>,
     pub(crate) charge: Option<ChargeView>,
     /// The hold that was open at that time, or is open now.
     pub(crate) hold: Option<HoldView>,
@@ -26,9 +28,25 @@ pub(crate) struct ChargeExplanation {
 /// The current state of a plan.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct PlanView {
+    pub(crate) id: String,
     pub(crate) name: String,
     /// The base and markup price per month, without backups; unset if the plan has no price.
     pub(crate) monthly: Option<String>,
+}
+
+/// A version of the price of an hour.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct PriceView {
+    /// The first time at which a run saw it. Hours that end later have it, until the next version.
+    pub(crate) seen_at: DateTime<Utc>,
+    /// The backups that the price includes: `none`, `weekly` or `daily`.
+    pub(crate) backups: String,
+    /// The price with six decimals.
+    pub(crate) hourly_price: String,
+    /// The exact price, in 1/730 of a millionth.
+    pub(crate) rate: i64,
+    /// Whether the charge has this price.
+    pub(crate) applied: bool,
 }
 
 /// One charge, with the rows that were written together with it.

@@ -31,13 +31,16 @@ use super::{
 };
 use crate::{
     format::instant,
-    prepaid::{Author, DeliveryChange, Policy, PolicyError, change_deliveries, set_policy},
+    prepaid::{Author, DeliveryChange, PolicyEdit, PolicyError, change_deliveries, set_policy},
     subjects,
 };
 
 /// The longest reason, in characters.
 const MAX_REASON: usize = 500;
 const REPEATED: &str = "this form was already sent";
+
+/// How the markup of the field with the id of a form begins.
+pub(super) const REQUEST_FIELD: &str = "name=\"request\" value=\"";
 
 /// The fields of a form.
 pub(super) struct Fields(HashMap<String, String>);
@@ -66,8 +69,6 @@ pub(super) struct Form<'a> {
 pub(super) struct Field<'a> {
     pub(super) name: &'a str,
     pub(super) value: &'a str,
-    /// The possible values; any text if there are none.
-    pub(super) choices: &'a [&'a str],
     pub(super) is_optional: bool,
 }
 
@@ -94,12 +95,12 @@ impl<'a> Field<'a> {
         html! {
             label {
                 (self.label().unwrap_or(self.name)) " "
-                @if self.choices.is_empty() {
-                    input name=(self.name) value=(self.value) required[!self.is_optional] maxlength=(MAX_REASON) autocomplete="off";
-                } @else {
+                @if self.name == "mode" {
                     select name=(self.name) {
-                        @for choice in self.choices { option selected[*choice == self.value] { (choice) } }
+                        @for mode in PolicyMode::ALL.map(PolicyMode::as_str) { option selected[mode == self.value] { (mode) } }
                     }
+                } @else {
+                    input name=(self.name) value=(self.value) required[!self.is_optional] maxlength=(MAX_REASON) autocomplete="off";
                 }
             }
         }
@@ -137,9 +138,18 @@ impl Fields {
         value.filter(|value| !value.is_empty()).ok_or_else(|| Problem::Invalid(format!("`{key}` is missing")))
     }
 
-    /// The value of an optional field; none if it is missing or empty.
-    fn given(&self, key: &str) -> Option<String> {
-        self.get(key).ok().map(str::to_owned)
+    /// The value of a field that a form may lack, and which may be empty.
+    #[expect(clippy::option_option, reason = "a field that is missing differs from one that is empty")]
+    fn sent<T>(
+        &self,
+        key: &str,
+        parse: impl FnOnce() -> Result<T, Problem>,
+    ) -> Result<Option<Option<T>>, Problem> {
+        match self.0.get(key).map(|value| value.trim()) {
+            None => Ok(None),
+            Some("") => Ok(Some(None)),
+            Some(_) => Ok(Some(Some(parse()?))),
+        }
     }
 
     fn parsed<T: std::str::FromStr>(&self, key: &str) -> Result<T, Problem> {
@@ -150,6 +160,12 @@ impl Fields {
     fn time(&self, key: &str) -> Result<DateTime<Utc>, Problem> {
         let invalid = || Problem::Invalid(format!("`{key}` is a time such as 2026-11-22T15:00:00Z"));
         parse_time(self.get(key)?).ok_or_else(invalid)
+    }
+
+    fn mode(&self) -> Result<PolicyMode, Problem> {
+        let mode = self.get("mode")?;
+        let mode = PolicyMode::ALL.into_iter().find(|known| known.as_str() == mode);
+        mode.ok_or_else(|| Problem::Invalid("`mode` is prepaid, postpaid or exempt".to_owned()))
     }
 
     fn request(&self) -> Result<Uuid, Problem> {
@@ -354,32 +370,43 @@ fn once(recorded: bool) -> Done {
     if recorded { Done::Accepted } else { Done::Unchanged(REPEATED.to_owned()) }
 }
 
-/// Sets what applies to one organization, with the login that may write it.
+/// Sets what applies to one organization, with the login that may write it. What the form does not have stays.
 pub(super) async fn policy(visit: &Visit, fields: &Fields) -> Result<Done, Problem> {
     let author =
         Author { name: &visit.person.name, reason: Some(fields.reason()?), request: Some(fields.request()?) };
-    let mode = fields.get("mode")?;
-    let mode = PolicyMode::ALL.into_iter().find(|known| known.as_str() == mode);
-    let mode = mode.ok_or_else(|| Problem::Invalid("`mode` is prepaid, postpaid or exempt".to_owned()))?;
-    let limit = fields.get("credit_limit")?.to_owned();
-    let until =
-        fields.given("never_suspend_until").map(|_| fields.time("never_suspend_until")).transpose()?;
-    let contact = fields.given("contact");
-    let edit = |policy: &mut Policy| {
-        mode.as_str().clone_into(&mut policy.mode);
-        (policy.credit_limit, policy.never_suspend_until, policy.contact) = (limit, until, contact);
+    let edit = PolicyEdit {
+        mode: fields.0.contains_key("mode").then(|| fields.mode()).transpose()?,
+        credit_limit: fields
+            .0
+            .contains_key("credit_limit")
+            .then(|| fields.get("credit_limit"))
+            .transpose()?,
+        never_suspend_until: fields.sent("never_suspend_until", || fields.time("never_suspend_until"))?,
+        contact: fields.sent("contact", || fields.get("contact"))?,
+        changed_at: fields.sent("changed_at", || fields.time("changed_at"))?,
     };
+    if edit.is_empty() {
+        return Err(Problem::Invalid("the form has nothing to set".to_owned()));
+    }
     let organization = subjects::organization(visit.db(), visit.param("organization")).await?;
+    if let Some(done) = repeated(visit, fields).await? {
+        return Ok(done);
+    }
     let adjusting = visit.console.adjusting().await?;
     let set = set_policy(&adjusting, &organization, edit, author).await;
     // The daemon's own pool stays open.
     if visit.console.settings.adjust_database_url.is_some() {
         let _ = adjusting.close().await;
     }
-    set.map(once).map_err(|error| match error {
-        PolicyError::Invalid(message) => Problem::Invalid(message),
-        PolicyError::Database(error) => Problem::database("set the policy", &error),
-    })
+    match set {
+        Ok(recorded) => Ok(once(recorded)),
+        Err(PolicyError::Invalid(message)) => Err(Problem::Invalid(message)),
+        Err(PolicyError::Conflict) => match repeated(visit, fields).await? {
+            Some(done) => Ok(done),
+            None => Err(Problem::Conflict("another policy was set meanwhile".to_owned())),
+        },
+        Err(PolicyError::Database(error)) => Err(Problem::database("set the policy", &error)),
+    }
 }
 
 async fn change_event(visit: &Visit, fields: &Fields, change: DeliveryChange<'_>) -> Result<Done, Problem> {

@@ -190,8 +190,8 @@ impl Request {
             },
             Format::Html => {
                 let content = layout::content(&visit, &page.title(), &page.body(&visit));
-                // Forms have an id that is always new, so the tag is that of the data.
-                let tag = format!("\"{}\"", &fingerprint(&page.json().unwrap_or_default())[..32]);
+                let document = layout::document(&visit, &page.title(), &content);
+                let tag = format!("\"{}\"", &fingerprint(&without_requests(&document.0))[..32]);
                 let is_known = self
                     .headers
                     .get(header::IF_NONE_MATCH)
@@ -200,7 +200,7 @@ impl Request {
                 if is_known {
                     (StatusCode::NOT_MODIFIED, tag).into_response()
                 } else {
-                    (tag, html(&layout::document(&visit, &page.title(), &content))).into_response()
+                    (tag, html(&document)).into_response()
                 }
             }
         })
@@ -304,6 +304,13 @@ impl Request {
     }
 }
 
+/// The page without the ids of its forms, which are always new.
+fn without_requests(page: &str) -> String {
+    let mut parts = page.split(action::REQUEST_FIELD);
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |page, part| page + part.split_once('"').map_or(part, |(_, rest)| rest))
+}
+
 pub(super) fn html(markup: &Markup) -> Response {
     ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], markup.0.clone()).into_response()
 }
@@ -360,6 +367,13 @@ fn sign_out(console: &Arc<Console>) -> MethodRouter<Arc<AppState>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_of_forms_change_no_tag() {
+        let form = |id| format!("<input type=\"hidden\" {}{id}\"><p>", action::REQUEST_FIELD);
+        assert_eq!(without_requests(&form(1)), without_requests(&form(22)));
+        assert_eq!(without_requests(&format!("a{}b", form(1))), "a<input type=\"hidden\" ><p>b");
+    }
 
     #[test]
     fn root_is_relative_to_page() {

@@ -1,11 +1,12 @@
 //! The frame of every page, and the parts that several pages share.
 
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
-use billing_jobs::hold::Reason;
+use billing_jobs::{hold::Reason, prepaid::State};
 use billing_scheduler::RunStatus;
 use chrono::{DateTime, SecondsFormat, Utc};
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
+use uuid::Uuid;
 
 use super::{
     assets::{ICON, SCRIPT, STYLE},
@@ -92,9 +93,9 @@ pub(super) fn milliseconds(ms: u64) -> String {
 }
 
 /// The age of `at`, by the clock that the status was read with.
-pub(super) fn since(status: &Status, at: DateTime<Utc>) -> String {
-    // It stays on one line.
-    ago((status.observed_at - at).to_std().unwrap_or_default()).replace(' ', "\u{a0}")
+pub(super) fn since(status: &Status, at: DateTime<Utc>) -> Markup {
+    let exact = at.to_rfc3339_opts(SecondsFormat::Secs, true);
+    html! { time datetime=(exact) title=(exact) { (ago((status.observed_at - at).to_std().unwrap_or_default())) } }
 }
 
 /// A number with commas: `12,345`.
@@ -108,7 +109,7 @@ pub(super) fn grouped(number: u64) -> String {
 /// figures, one that begins with `~` of text that stays on one line.
 pub(super) fn table<const N: usize>(
     headings: [&'static str; N],
-    rows: &[[Markup; N]],
+    rows: impl IntoIterator<Item = [Markup; N]>,
     empty: &str,
 ) -> Markup {
     let class = |heading: &str| match heading.chars().next() {
@@ -117,8 +118,9 @@ pub(super) fn table<const N: usize>(
         _ => None,
     };
     let label = |heading: &'static str| heading.trim_start_matches(['#', '~']);
+    let mut rows = rows.into_iter().peekable();
     html! {
-        @if rows.is_empty() {
+        @if rows.peek().is_none() {
             p.empty { (empty) }
         } @else {
             table {
@@ -130,7 +132,7 @@ pub(super) fn table<const N: usize>(
                 tbody {
                     @for row in rows {
                         tr {
-                            @for (heading, cell) in headings.iter().zip(row) {
+                            @for (heading, cell) in headings.into_iter().zip(row) {
                                 td data-label=(label(heading)) class=[class(heading)] { (cell) }
                             }
                         }
@@ -139,6 +141,13 @@ pub(super) fn table<const N: usize>(
             }
         }
     }
+}
+
+/// Keeps as many rows as a page shows; returns the last of them if there are more.
+pub(super) fn keep<T>(rows: &mut Vec<T>, shown: usize) -> Option<&T> {
+    let has_more = rows.len() > shown;
+    rows.truncate(shown);
+    rows.last().filter(|_| has_more)
 }
 
 /// Facts with their names.
@@ -152,34 +161,59 @@ pub(super) fn facts(facts: &[(&str, Markup)]) -> Markup {
     }
 }
 
+/// A message for people, in which commands and names have backticks.
+pub(super) fn prose(message: &str) -> Markup {
+    html! {
+        @for (place, part) in message.split('`').enumerate() {
+            @if place % 2 == 1 { code { (part) } } @else { (part) }
+        }
+    }
+}
+
 /// Text as a fact.
 pub(super) fn text(text: impl AsRef<str>) -> Markup {
     html! { (text.as_ref()) }
 }
 
 /// A link to a page.
-pub(super) fn link(visit: &Visit, path: &str, label: &str) -> Markup {
+pub(super) fn link(visit: &Visit, path: impl Display, label: impl Render) -> Markup {
     html! { a href=(visit.link(path)) { (label) } }
 }
 
-/// The pages in the menu: the first part of the path, the label, and how many things on the page need a person.
-fn menu(status: &Status) -> [(&'static str, &'static str, u64); 10] {
+/// A link to the page of a run.
+pub(super) fn run_link(visit: &Visit, run: Uuid, at: DateTime<Utc>) -> Markup {
+    link(visit, format!("runs/{run}"), time(at))
+}
+
+/// A link to the wallet of an organization, which has its id as the label if it has no name.
+pub(super) fn organization(visit: &Visit, id: &str, name: &str) -> Markup {
+    link(visit, format!("wallets/{id}"), if name.is_empty() { id } else { name })
+}
+
+/// The pages in the menu: the first part of the path, the label, and how many things the page is about. Of the first three a person
+/// should do something about each.
+fn menu(status: &Status) -> [(&'static str, &'static str, u64, Tone); 10] {
     let held = |reason: &str| {
         let held = status.holds.iter().find(|held| held.reason == reason);
         held.map_or(0, |held| held.owed.instances)
     };
     let spike = status.last_run.as_ref().and_then(|run| run.billing_details().pending_amounts());
+    let late = status.jobs.iter().filter(|job| job.late_seconds.is_some()).count() as u64;
+    let approvals = u64::from(spike.is_some()) + held(Reason::CatchUpLimit.as_str());
+    let held = status.holds.iter().map(|held| held.owed.instances).sum();
+    let low = [State::Low, State::Exhausted, State::Suspended].map(State::as_str);
+    let low = low.iter().filter_map(|state| status.prepaid.standings.get(state)).sum();
     [
-        ("", "Overview", status.problems.len() as u64),
-        ("approvals", "Approvals", u64::from(spike.is_some()) + held(Reason::CatchUpLimit.as_str())),
-        ("jobs", "Jobs", status.jobs.iter().filter(|job| job.late_seconds.is_some()).count() as u64),
-        ("schedule", "Schedule", 0),
-        ("billing", "Billing", 0),
-        ("holds", "Holds", 0),
-        ("wallets", "Wallets", 0),
-        ("events", "Events", 0),
-        ("daemons", "Daemons", 0),
-        ("audit-log", "Audit log", 0),
+        ("", "Overview", status.problems.len() as u64, Tone::Bad),
+        ("approvals", "Approvals", approvals, Tone::Bad),
+        ("jobs", "Jobs", late, Tone::Bad),
+        ("schedule", "Schedule", 0, Tone::Idle),
+        ("billing", "Billing", 0, Tone::Idle),
+        ("holds", "Holds", held, Tone::Idle),
+        ("wallets", "Wallets", low, Tone::Idle),
+        ("events", "Events", 0, Tone::Idle),
+        ("daemons", "Daemons", 0, Tone::Idle),
+        ("audit-log", "Audit log", 0, Tone::Idle),
     ]
 }
 
@@ -209,11 +243,11 @@ pub(super) fn document(visit: &Visit, title: &str, content: &Markup) -> Markup {
         }
         nav aria-label="Pages" {
             ul {
-                @for (path, label, count) in menu(&visit.status) {
+                @for (path, label, count, tone) in menu(&visit.status) {
                     li {
                         a href=(visit.link(path)) aria-current=[(path == visit.section).then_some("page")] {
                             (label)
-                            @if count > 0 { " " span.count { (count) } }
+                            @if count > 0 { " " span.count.(tone.class()) { (grouped(count)) } }
                         }
                     }
                 }
@@ -243,7 +277,7 @@ pub(super) fn problem(root: &str, problem: &Problem, last: Option<&Status>) -> M
     let title = problem.status().canonical_reason().unwrap_or("Problem");
     let content = html! {
         h1 { (title) }
-        p.notice.bad role="alert" { (sentence(&problem.message())) }
+        p.notice.bad role="alert" { (prose(&sentence(&problem.message()))) }
         @if let Some(status) = last {
             h2 { "Last known status, of " (time(status.observed_at)) }
             (problems(status))
@@ -257,7 +291,7 @@ pub(super) fn problem(root: &str, problem: &Problem, last: Option<&Status>) -> M
 pub(super) fn problems(status: &Status) -> Markup {
     html! {
         @if status.problems.is_empty() { p { (badge(Tone::Good, "no problems")) } }
-        ul.problems { @for problem in &status.problems { li { (badge(Tone::Bad, problem.kind)) " " (problem.message) } } }
+        ul.problems { @for problem in &status.problems { li { (badge(Tone::Bad, problem.kind)) " " (prose(&problem.message)) } } }
     }
 }
 

@@ -32,7 +32,7 @@ use crate::{
 use auth::{Authentication, SessionKey};
 pub(crate) use auth::{Right, TokenLine, hex};
 use problem::Problem;
-pub use routes::actions;
+pub use routes::{actions, pages};
 
 /// A shorter secret could be guessed.
 const MIN_SECRET_LENGTH: usize = 16;

@@ -117,6 +117,12 @@ pub(super) static ACTIONS: [ActionRoute; 10] = [
     action!("/events/{id}/cancel", Right::Operate, action::cancel_delivery),
 ];
 
+/// The path of each page below that of the console, and the keys that its query may have.
+#[must_use]
+pub fn pages() -> Vec<(&'static str, &'static [&'static str])> {
+    PAGES.iter().map(|page| (page.path, page.keys)).collect()
+}
+
 /// The path of each action below that of the console, and the right that it needs.
 #[must_use]
 pub fn actions() -> Vec<(&'static str, &'static str)> {

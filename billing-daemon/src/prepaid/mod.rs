@@ -15,7 +15,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 use uuid::Uuid;
 
 pub(crate) use events::{DeliveryChange, DeliveryFilter, DeliveryView, change_deliveries, read_deliveries};
-pub(crate) use policy::{Policy, PolicyError, read_policy, set_policy};
+pub(crate) use policy::{Policy, PolicyEdit, PolicyError, read_policy, set_policy};
 pub(crate) use views::{StandingView, WalletView, level_in_words};
 
 /// Who makes a change, and why.

@@ -22,10 +22,47 @@ pub(crate) struct Policy {
     pub(crate) changed_at: Option<DateTime<Utc>>,
 }
 
+/// What to change; the rest stays.
+#[expect(clippy::option_option, reason = "a value that stays differs from one that is removed")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PolicyEdit<'a> {
+    pub(crate) mode: Option<PolicyMode>,
+    pub(crate) credit_limit: Option<&'a str>,
+    /// `Some(None)` removes the time.
+    pub(crate) never_suspend_until: Option<Option<DateTime<Utc>>>,
+    /// `Some(None)` removes the address.
+    pub(crate) contact: Option<Option<&'a str>>,
+    /// When the policy was changed last, as its editor saw it; unset if any policy may be changed.
+    pub(crate) changed_at: Option<Option<DateTime<Utc>>>,
+}
+
+impl PolicyEdit<'_> {
+    pub(crate) fn is_empty(&self) -> bool {
+        Self { changed_at: None, ..self.clone() } == Self::default()
+    }
+
+    fn apply(&self, policy: &mut Policy) {
+        if let Some(mode) = self.mode {
+            mode.as_str().clone_into(&mut policy.mode);
+        }
+        if let Some(limit) = self.credit_limit {
+            limit.clone_into(&mut policy.credit_limit);
+        }
+        if let Some(until) = self.never_suspend_until {
+            policy.never_suspend_until = until;
+        }
+        if let Some(contact) = self.contact {
+            policy.contact = contact.map(str::to_owned);
+        }
+    }
+}
+
 /// Why a policy was not set.
 #[derive(Debug)]
 pub(crate) enum PolicyError {
     Invalid(String),
+    /// Another policy was set meanwhile.
+    Conflict,
     Database(DbErr),
 }
 
@@ -35,16 +72,19 @@ impl From<DbErr> for PolicyError {
     }
 }
 
-/// Changes what applies to an organization, given by its id, as `edit` does; returns false if the same form was sent before.
+/// Changes what applies to an organization, given by its id; returns false if the same form was sent before.
 pub(crate) async fn set_policy(
     db: &DatabaseConnection,
     organization: &str,
-    edit: impl FnOnce(&mut Policy) + Send,
+    edit: PolicyEdit<'_>,
     author: Author<'_>,
 ) -> Result<bool, PolicyError> {
     let before = read_policy(db, organization).await?;
+    if edit.changed_at.is_some_and(|shown| shown != before.changed_at) {
+        return Err(PolicyError::Conflict);
+    }
     let mut after = before.clone();
-    edit(&mut after);
+    edit.apply(&mut after);
     let limit = after.credit_limit.parse().ok().filter(|limit: &Money| limit.0 >= 0);
     let limit = limit.ok_or_else(|| {
         let limit = &after.credit_limit;
@@ -53,7 +93,7 @@ pub(crate) async fn set_policy(
     if let Some(contact) = after.contact.as_ref().filter(|contact| !contact.contains('@')) {
         return Err(PolicyError::Invalid(format!("`{contact}` is not a mail address")));
     }
-    Ok(store(db, &before, &after, limit, author).await?)
+    store(db, &before, &after, limit, author).await
 }
 
 async fn store(
@@ -62,7 +102,7 @@ async fn store(
     after: &Policy,
     limit: Money,
     author: Author<'_>,
-) -> Result<bool, DbErr> {
+) -> Result<bool, PolicyError> {
     let (id, until) = match db.get_database_backend() {
         DbBackend::Sqlite => ("$1", "$4"),
         _ => ("$1::uuid", "timestamptz 'epoch' + $4::bigint * interval '1 microsecond'"),
@@ -72,10 +112,12 @@ async fn store(
          VALUES ({id}, $2, $3, {until}, $5, $6, $7, {})
          ON CONFLICT (organization_id) DO UPDATE
             SET mode = excluded.mode, credit_limit = excluded.credit_limit, never_suspend_until = excluded.never_suspend_until,
-                contact = excluded.contact, changed_by = excluded.changed_by, reason = excluded.reason, changed_at = excluded.changed_at",
-        now(db)
+                contact = excluded.contact, changed_by = excluded.changed_by, reason = excluded.reason, changed_at = excluded.changed_at
+          WHERE {} = $8",
+        now(db),
+        micros(db, "billing_policies.changed_at")
     );
-    let values: [Value; 7] = [
+    let values: [Value; 8] = [
         after.organization.as_str().into(),
         after.mode.as_str().into(),
         limit.0.into(),
@@ -83,10 +125,14 @@ async fn store(
         after.contact.clone().into(),
         author.name.into(),
         author.reason.unwrap_or_default().into(),
+        before.changed_at.map(|at| at.timestamp_micros()).into(),
     ];
     let details = json!({ "organization": after.organization, "before": before, "after": after });
     let txn = begin_command(db).await?;
-    txn.execute_raw(statement(&txn, &sql, values)).await?;
+    if txn.execute_raw(statement(&txn, &sql, values)).await?.rows_affected() == 0 {
+        txn.rollback().await?;
+        return Err(PolicyError::Conflict);
+    }
     if !author.record(&txn, AuditEvent::new(author.name, "set policy", PREPAID_KIND, details)).await? {
         txn.rollback().await?;
         return Ok(false);

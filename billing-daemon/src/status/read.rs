@@ -42,7 +42,7 @@ pub async fn read(opened: &PanelDatabase, expected: &Expected) -> Result<Status,
     let observed_at = biller.now().await.map_err(failed)?;
     let configured = ConfiguredJobs { specs: &expected.jobs, is_complete: !expected.jobs.is_empty() };
     // Concurrently, because most of the time is spent on waiting for the database.
-    let tables = async {
+    let tables = Box::pin(async {
         let read = tokio::try_join!(
             read_job_views(db, configured, observed_at),
             last_run_with_totals(db, &biller),
@@ -54,7 +54,7 @@ pub async fn read(opened: &PanelDatabase, expected: &Expected) -> Result<Status,
             uncharged(db, observed_at),
         );
         read.map_err(failed)
-    };
+    });
     let (presence, schema, tables) = tokio::try_join!(PanelPresence::detect(opened), schema(db), tables)?;
     let (jobs, last_run, last_done, fencing, holds, last_audit, prepaid, uncharged) = tables;
     let billing = jobs.iter().find(|job| job.job == BILLING_JOB);

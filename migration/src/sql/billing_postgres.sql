@@ -106,6 +106,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS billing_holds_one_open ON billing_holds (insta
 CREATE INDEX IF NOT EXISTS billing_holds_open_by_organization ON billing_holds (organization_id) WHERE closed_at IS NULL;
 CREATE INDEX IF NOT EXISTS billing_holds_open_by_reason ON billing_holds (reason, id) WHERE closed_at IS NULL;
 CREATE INDEX IF NOT EXISTS billing_holds_uncharged ON billing_holds (closed_at) WHERE closed_reason IS NOT NULL;
+CREATE INDEX IF NOT EXISTS billing_holds_by_instance ON billing_holds (instance_id);
 
 -- The balance of each wallet and the sum of its rows in the wallet ledger before the first charge. The audit compares with them.
 CREATE TABLE IF NOT EXISTS billing_wallet_openings (

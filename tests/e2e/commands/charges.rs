@@ -101,6 +101,27 @@ async fn charges_explain_describes_hold(db: &Db) {
     program.run("charges explain 0191e6a0-0000-7000-8000-000000000000").await.expect_code(1);
 }
 
+/// A charge has the price that was seen before its last hour ended; a later one is listed, and applies to later hours.
+async fn charges_explain_lists_prices(db: &Db) {
+    let fleet = Fleet::new(db);
+    let created = now(db).await - TimeDelta::minutes(150);
+    let plan = fleet.plan(Plan::monthly("7.30")).await;
+    fleet.instance(Instance::new(fleet.wallet("9.00").await, plan, created).label("web-1")).await;
+    let program = daemon(db, &[BILLING]);
+    program.run("bill").await.expect_code(0);
+    fleet.reprice(plan, Some("14.60")).await;
+    program.run("bill").await.expect_code(0);
+    let shown = json(&program.run("charges explain web-1 --json").await.expect_code(0));
+    let prices = shown["prices"].as_array().expect("a list");
+    let price = |place: usize| (&prices[place]["hourly_price"], &prices[place]["applied"]);
+    assert_eq!(price(0), (&json!("0.020000"), &json!(false)), "{shown}");
+    assert_eq!(price(1), (&json!("0.010000"), &json!(true)), "{shown}");
+    assert_eq!(shown["charge"]["hourly_price"], prices[1]["hourly_price"]);
+    assert!(at(&prices[1]["seen_at"]) < at(&prices[0]["seen_at"]));
+    let output = program.run("charges explain web-1").await.expect_code(0);
+    assert!(output.text().contains("price since"), "{}", output.text());
+}
+
 /// The output names the organization that paid each hour and the one whose hours were closed.
 async fn transferred_hours_name_their_organization(db: &Db) {
     let fleet = Fleet::new(db);
@@ -128,4 +149,4 @@ async fn transferred_hours_name_their_organization(db: &Db) {
 
 on_variants!(transferred_hours_name_their_organization: sqlite, g3_role);
 on_variants!(charges_explain_accounts_for_every_fraction: sqlite, postgres, g1_role, g3_role);
-on_every_engine!(charges_explain_describes_hold);
+on_every_engine!(charges_explain_describes_hold, charges_explain_lists_prices);

@@ -259,6 +259,41 @@ async fn policy_needs_its_own_login(db: &Db) {
     assert_eq!(rows(db, ENTRIES).await, ["anna set policy prepaid internal"]);
 }
 
+/// A form changes the fields that it has, and no policy that its person did not see.
+async fn policy_form_keeps_other_fields(db: &Db) {
+    let organization = seed(db, 1).await[0];
+    let path = format!("/console/wallets/{organization}/policy");
+    let site = Site::with(db, "operate", "adjust-database-url = { env = 'ADJUST_URL' }").await;
+    let anna = site.of("anna");
+    let policy = async || anna.get(&format!("/api/wallets/{organization}")).await.json()["policy"].clone();
+    let send = async |fields: &[(&str, &str)]| {
+        let id = request();
+        anna.post(&path, &form(&[&[("request", &*id), ("reason", "internal")], fields].concat())).await.status
+    };
+    let until = "2030-01-01T00:00:00Z";
+    let all = [
+        ("mode", "exempt"),
+        ("credit_limit", "25.00"),
+        ("never_suspend_until", until),
+        ("contact", "ops@example.com"),
+        ("changed_at", ""),
+    ];
+    assert_eq!(send(&all).await, 303);
+    assert_eq!(send(&all).await, 409, "the form is that of the organization without a policy");
+    assert_eq!(send(&[]).await, 422, "nothing to set");
+    assert_eq!(send(&[("contact", "ops%00@example.com")]).await, 422, "no database stores a zero byte");
+    let shown = policy().await["changed_at"].as_str().expect("a time").to_owned();
+    assert_eq!(send(&[("mode", "postpaid"), ("changed_at", &shown)]).await, 303);
+    let kept = policy().await;
+    assert_eq!((&kept["mode"], &kept["credit_limit"]), (&"postpaid".into(), &"25.00".into()));
+    assert_eq!((&kept["never_suspend_until"], &kept["contact"]), (&until.into(), &"ops@example.com".into()));
+    assert_eq!(send(&[("contact", ""), ("changed_at", &shown)]).await, 409, "it was changed meanwhile");
+    assert_eq!(send(&[("contact", ""), ("never_suspend_until", "")]).await, 303);
+    let cleared = policy().await;
+    assert_eq!(cleared["credit_limit"], "25.00");
+    assert_eq!((&cleared["never_suspend_until"], &cleared["contact"]), (&Value::Null, &Value::Null));
+}
+
 /// Random forms, many of them invalid or sent twice: what is accepted is in the audit log once, and nothing else is.
 async fn accepted_action_has_entry(db: &Db) {
     let organization = seed(db, 1).await[0];
@@ -313,5 +348,6 @@ on_every_engine!(
     invalid_form_changes_nothing,
     accepted_action_has_entry,
     deliveries_are_changed_once,
+    policy_form_keeps_other_fields,
     policy_needs_its_own_login,
 );

@@ -1,9 +1,9 @@
 //! Input that no person sends: names with markup and marks, and random queries, headers and forms.
 
-use billing_test_support::{Db, Fleet, Instance, Plan, on_every_engine};
+use billing_test_support::{Db, Fleet, Instance, Plan, eventually, on_every_engine};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
-use super::{PROXY_SECRET, Site};
+use super::{PROXY_SECRET, Site, actions::dead_letter};
 use crate::daemon::{now, rows, seed};
 
 /// Markup, quotes, a mark that turns the direction of the text, and as many bytes as a name may have.
@@ -50,6 +50,47 @@ async fn hostile_names_are_escaped(db: &Db) {
     let long =
         site.client().with("X-Billing-Proxy-Secret", PROXY_SECRET).with("X-Remote-User", &format!("{name}x"));
     assert_eq!(long.get("/console/").await.status, 400, "a longer name is not a person's");
+}
+
+/// Every text that others write, each on a page that shows it.
+async fn hostile_texts_are_escaped(db: &Db) {
+    let fleet = Fleet::new(db);
+    let (organization, plan) = (fleet.wallet("100.00").await, fleet.plan(Plan::unpriced()).await);
+    let created = now(db).await - chrono::TimeDelta::hours(2);
+    let instance = fleet.instance(Instance::new(organization, plan, created).label("web-1")).await;
+    let site = Site::start(db, "operate").await;
+    site.billed().await;
+    let event = dead_letter(db, organization).await;
+    site.program.run("jobs pause billing --reason <i>\"why\"").await.expect_code(0);
+    let run = rows(db, "CAST(id AS text) FROM scheduler_runs WHERE job = 'billing'").await.remove(0);
+    let (wallet, charge) = (format!("wallets/{organization}"), format!("charges/{instance}"));
+    let (run, event) = (format!("runs/{run}"), format!("events/{event}"));
+    let texts = [
+        ("organizations SET name", &*wallet),
+        ("vps_instances SET label", &charge),
+        ("vps_plans SET name", &charge),
+        ("billing_holds SET detail", "holds?reason=no_price"),
+        ("billing_deliveries SET endpoint", "events"),
+        ("billing_deliveries SET last_error", &event),
+        ("scheduler_runs SET daemon_id", &run),
+        ("scheduler_runs SET reason", &run),
+        ("scheduler_runs SET error", &run),
+        ("scheduler_pauses SET paused_by", "jobs/billing"),
+        ("scheduler_pauses SET reason", "jobs"),
+    ];
+    for (number, (column, page)) in texts.into_iter().enumerate() {
+        let of = if column.starts_with("scheduler_runs") { " WHERE job = 'billing'" } else { "" };
+        db.execute(&format!("UPDATE {column} = '<i{number}>\"''&\u{202e}'{of}")).await;
+        let shown = eventually("the cached status has the text", async || {
+            let shown = site.of("olga").get(&format!("/console/{page}")).await.body;
+            shown.contains(&format!("i{number}")).then_some(shown)
+        })
+        .await;
+        assert!(!shown.contains(&format!("<i{number}>")), "{column} on {page}: {shown}");
+        assert!(shown.contains(&format!("&lt;i{number}&gt;&quot;")), "{column} on {page}: {shown}");
+    }
+    let log = site.of("olga").get("/console/audit-log?job=billing").await.body;
+    assert!(log.contains("&lt;i&gt;&quot;why&quot;") && !log.contains("<i>"), "{log}");
 }
 
 /// Pages, with the keys that the query of each may have.
@@ -135,6 +176,8 @@ async fn random_requests_are_answered(db: &Db) {
         "mode",
         "credit_limit",
         "never_suspend_until",
+        "contact",
+        "changed_at",
     ];
     let mut answered = 0;
     for number in 0..240_usize {
@@ -169,4 +212,4 @@ async fn random_requests_are_answered(db: &Db) {
     assert_eq!(site.running.lines_with("panicked"), [""; 0]);
 }
 
-on_every_engine!(hostile_names_are_escaped, random_requests_are_answered);
+on_every_engine!(hostile_names_are_escaped, hostile_texts_are_escaped, random_requests_are_answered);

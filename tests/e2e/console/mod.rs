@@ -7,6 +7,7 @@ mod figures;
 mod hostile;
 mod limits;
 mod pages;
+mod plans;
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
@@ -52,7 +53,12 @@ impl Site {
 
     /// Starts a daemon whose section has further keys.
     async fn with(db: &Db, access: &str, keys: &str) -> Self {
-        let program = daemon(db, &[&section(access, keys), BILLING, HEARTBEAT])
+        Self::of_sections(db, &[&section(access, keys), BILLING, HEARTBEAT]).await
+    }
+
+    /// Starts a daemon with these sections of jobs.toml.
+    async fn of_sections(db: &Db, sections: &[&str]) -> Self {
+        let program = daemon(db, sections)
             .env("PROXY_SECRET", PROXY_SECRET)
             .env("SESSION_KEY", SESSION_KEY)
             .env("ADJUST_URL", &db.url_for(Login::Owner));

@@ -149,6 +149,7 @@ async fn money_pages_equal_commands(db: &Db) {
     assert_eq!(vera.get(&format!("/api/charges/{instance}")).await.json(), command);
     let page = vera.get(&format!("/console/charges/{instance}")).await.body;
     assert!(page.contains("3 h × 0.010000 per hour") && page.contains("adds up"), "{page}");
+    assert_eq!(page.matches("applied to this charge").count(), 1, "{page}");
     assert_eq!(vera.get(&format!("/console/charges/{instance}?at=noon")).await.status, 400);
     assert_eq!(vera.get("/console/charges/unknown").await.status, 404);
 

@@ -31,6 +31,8 @@ pub(super) fn report(explanation: &ChargeExplanation) -> Report {
     report.add_list("unreadable", explanation.unreadable.iter().cloned());
     if let Some(charge) = &explanation.charge {
         report_charge(charge, &mut report);
+        let applied = explanation.prices.iter().find(|price| price.applied);
+        report.add_some("  price since", applied.map(|price| instant(price.seen_at)));
     }
     if let Some(hold) = &explanation.hold {
         report_hold(hold, &mut report);

@@ -13,7 +13,7 @@ use crate::{
     exit::{Exit, Failure},
     format::instant,
     output::{self, Report, json as say_json},
-    prepaid::{Author, Policy, PolicyError, read_policy, set_policy},
+    prepaid::{Author, Policy, PolicyEdit, PolicyError, read_policy, set_policy},
     subjects,
 };
 
@@ -77,39 +77,39 @@ pub(crate) async fn execute(session: &Session<'_>, action: &PolicyCommand) -> Re
     Ok(())
 }
 
+/// The value of an option, which `none` removes.
+fn given(value: &str) -> Option<&str> {
+    Some(value).filter(|value| *value != "none")
+}
+
 async fn set(db: &DatabaseConnection, organization: &str, options: &SetArgs) -> Result<(), Failure> {
     let usage = |message: String| Failure::new(Exit::Usage, message);
     if options.reason.trim().is_empty() {
         return Err(usage("`--reason` is empty".to_owned()));
     }
-    let given = |value: &String| Some(value.clone()).filter(|value| value != "none");
     let mode = options.mode.map(|mode| match mode {
         ModeArg::Prepaid => PolicyMode::Prepaid,
         ModeArg::Postpaid => PolicyMode::Postpaid,
         ModeArg::Exempt => PolicyMode::Exempt,
     });
     let until = match &options.never_suspend_until {
-        Some(until) => Some(given(until).as_deref().map(parse_time).transpose().map_err(usage)?),
+        Some(until) => Some(given(until).map(parse_time).transpose().map_err(usage)?),
         None => None,
     };
-    let edit = |policy: &mut Policy| {
-        if let Some(mode) = mode {
-            mode.as_str().clone_into(&mut policy.mode);
-        }
-        if let Some(limit) = &options.credit_limit {
-            policy.credit_limit.clone_from(limit);
-        }
-        if let Some(until) = until {
-            policy.never_suspend_until = until;
-        }
-        if let Some(contact) = &options.contact {
-            policy.contact = given(contact);
-        }
+    let edit = PolicyEdit {
+        mode,
+        credit_limit: options.credit_limit.as_deref(),
+        never_suspend_until: until,
+        contact: options.contact.as_deref().map(given),
+        changed_at: None,
     };
     let author = Author { name: &options.author.name(), reason: Some(&options.reason), request: None };
     match set_policy(db, organization, edit, author).await {
         Ok(_) => Ok(()),
         Err(PolicyError::Invalid(message)) => Err(usage(message)),
+        Err(PolicyError::Conflict) => {
+            Err(Failure::new(Exit::TryAgain, "another policy was set meanwhile: show it, and try again"))
+        }
         Err(PolicyError::Database(error)) => Err(Failure::database("set the policy", &error)),
     }
 }

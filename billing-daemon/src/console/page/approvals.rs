@@ -10,21 +10,10 @@ use billing_jobs::{
     price::{Backups, PriceChange},
 };
 use billing_store::{columns, query_fleet, statement};
-use chrono::{DateTime, Utc};
-use maud::{Markup, html};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, QueryResult};
-use serde::Serialize;
 
-use crate::{
-    console::{
-        action::{Field, Form, form},
-        auth::Right,
-        layout::{grouped, link, since, table, text},
-        problem::Problem,
-        visit::{View, Visit},
-    },
-    status::DeadDeliveries,
-};
+use super::prelude::*;
+use crate::status::DeadDeliveries;
 
 /// How many organizations are shown.
 const SHOWN: u32 = 50;
@@ -150,16 +139,19 @@ impl View for Approvals {
 
     fn body(&self, visit: &Visit) -> Markup {
         let rows = self.catch_up.iter().map(|waiting| {
-            let name = if waiting.name.is_empty() { &waiting.organization } else { &waiting.name };
             let amount = waiting.amount.as_deref().unwrap_or("unknown");
             [
-                html! { a href=(visit.link(format!("wallets/{}", waiting.organization))) { (name) } },
+                organization(visit, &waiting.organization, &waiting.name),
                 text(grouped(waiting.instances.unsigned_abs())),
                 text(grouped(waiting.hours.unsigned_abs())),
                 text(format!("{amount} {}", waiting.currency.as_deref().unwrap_or_default())),
-                text(since(&visit.status, waiting.since)),
+                since(&visit.status, waiting.since),
                 Self::approve_catch_up(visit, waiting),
             ]
+        });
+        let disabled = self.disabled_endpoints.iter().map(|dead| {
+            let letters = link(visit, "events?status=dead", "Dead letters");
+            [text(&dead.endpoint), text(grouped(dead.deliveries)), letters]
         });
         html! {
             h2 { "Runs that would charge far more than usual" }
@@ -167,15 +159,15 @@ impl View for Approvals {
             @for excess in &self.excesses { (self.spike(visit, excess)) }
             @if !self.raised.is_empty() {
                 h3 { "Prices that rose since the last run" }
-                (table(["plan", "backups", "#before", "#now", "#instances"], &self.raised.iter().map(RaisedPrice::row).collect::<Vec<_>>(), ""))
+                (table(["plan", "backups", "#before", "#now", "#instances"], self.raised.iter().map(RaisedPrice::row), ""))
             }
             h2 { "Instances beyond the catch-up limit" }
-            (table(["organization", "#instances", "#hours", "#amount", "since", "approve"], &rows.collect::<Vec<_>>(),
+            (table(["organization", "#instances", "#hours", "#amount", "since", "approve"], rows,
                 "No instance waits for an approval."))
             @if !self.disabled_endpoints.is_empty() {
                 h2 { "Endpoints that receive nothing more" }
                 p.hint { "They answered that they are gone (410). Send a refused event again to enable its endpoint." }
-                (table(["endpoint", "#dead letters", "events"], &self.disabled(visit), ""))
+                (table(["endpoint", "#dead letters", "events"], disabled, ""))
             }
         }
     }
@@ -194,17 +186,6 @@ impl RaisedPrice {
 }
 
 impl Approvals {
-    fn disabled(&self, visit: &Visit) -> Vec<[Markup; 3]> {
-        let row = |dead: &DeadDeliveries| {
-            [
-                text(&dead.endpoint),
-                text(grouped(dead.deliveries)),
-                link(visit, "events?status=dead", "Dead letters"),
-            ]
-        };
-        self.disabled_endpoints.iter().map(row).collect()
-    }
-
     fn spike(&self, visit: &Visit, excess: &Excess) -> Markup {
         let (amount, currency) = (excess.due.amount.to_string(), excess.currency.to_string());
         let announced = self.announced.unwrap_or_default().to_string();

@@ -4,17 +4,9 @@ use std::time::{Duration, Instant};
 
 use billing_entities::scheduler_audit_log as log;
 use billing_store::audit_log::{ChainCheck, verify_until};
-use chrono::{DateTime, Utc};
-use maud::{Markup, html};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
-use serde::Serialize;
 
-use crate::console::{
-    auth::Right,
-    layout::{Tone, badge, grouped, table, text, time},
-    problem::Problem,
-    visit::{View, Visit},
-};
+use super::prelude::*;
 
 /// How many entries are shown at once.
 const SHOWN: usize = 50;
@@ -50,8 +42,7 @@ pub(in crate::console) async fn read(visit: &Visit) -> Result<AuditLog, Problem>
     let before = visit.parsed("before")?.filter(|_| !only_newest);
     let limit = if only_newest { 1 } else { SHOWN + 1 };
     let mut entries = entries(visit, before, limit).await?;
-    let next = (entries.len() > SHOWN).then(|| entries[SHOWN - 1].id);
-    entries.truncate(SHOWN);
+    let next = keep(&mut entries, SHOWN).map(|last| last.id);
     let began = Instant::now();
     let chain = verify_until(visit.db(), || began.elapsed() > VERIFY_WITHIN).await;
     let chain = chain.map_err(|error| Problem::database("verify the audit log", &error))?;
@@ -100,7 +91,7 @@ impl View for AuditLog {
             ]
         });
         let headings = ["#id", "at", "who", "action", "~job", "reason", "details"];
-        let field = |key: &str| visit.query(key).unwrap_or_default().to_owned();
+        let field = |key: &str| visit.query(key).unwrap_or_default();
         html! {
             p { (self.chain()) }
             @if self.only_newest {
@@ -113,10 +104,10 @@ impl View for AuditLog {
                     button { "Filter" }
                 }
             }
-            (table(headings, &rows.collect::<Vec<_>>(), "No entry."))
+            (table(headings, rows, "No entry."))
             @if let Some(next) = self.next {
-                @let filters = format!("actor={}&action={}&job={}", field("actor"), field("action"), field("job"));
-                p { a href=(visit.link(format!("audit-log?before={next}&{filters}"))) { "Older entries" } }
+                @let older = pairs(&[("before", &*next.to_string()), ("actor", field("actor")), ("action", field("action")), ("job", field("job"))]);
+                p { (link(visit, format!("audit-log?{older}"), "Older entries")) }
             }
         }
     }

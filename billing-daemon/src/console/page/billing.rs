@@ -9,21 +9,12 @@ use billing_jobs::{
     money::Money,
 };
 use billing_scheduler::{RunFilter, RunStatus};
-use maud::{Markup, html};
 use sea_orm::{DbBackend, DbErr, QueryResult};
-use serde::{Serialize, Serializer};
+use serde::Serializer;
 use uuid::Uuid;
 
-use crate::{
-    console::{
-        auth::Right,
-        chart,
-        layout::{Tone, badge, grouped, milliseconds, run_badge, table, text, time},
-        problem::Problem,
-        visit::{View, Visit},
-    },
-    status::RunView,
-};
+use super::prelude::*;
+use crate::status::RunView;
 
 /// How many runs are shown.
 const RUNS: u32 = 24;
@@ -152,7 +143,7 @@ impl View for BillingPage {
         let rows = self.runs.iter().map(|BilledRun { run, charged, adds_up }| {
             let held = run.billing_details().totals.map(|totals| grouped(totals.held));
             [
-                html! { a href=(visit.link(format!("runs/{}", run.id))) { (time(run.scheduled_at)) } },
+                run_link(visit, run.id, run.scheduled_at),
                 run_badge(run),
                 text(milliseconds(run.duration_ms)),
                 text(grouped(charged.charges.unsigned_abs())),
@@ -183,7 +174,7 @@ impl View for BillingPage {
                 }
             }
             h2 { "Last " (self.runs.len()) " runs" }
-            (table(headings, &rows.collect::<Vec<_>>(), "No billing run yet."))
+            (table(headings, rows, "No billing run yet."))
         }
     }
 }

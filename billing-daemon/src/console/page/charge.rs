@@ -1,16 +1,7 @@
 //! The charge of one instance as a sum: hours x rate + carry = amount + carry.
 
-use maud::{Markup, html};
-use serde::Serialize;
-
-use crate::{
-    charges::{ChargeExplanation, ChargeView, HoldView, explain},
-    console::{
-        layout::{Tone, badge, facts, grouped, text, time},
-        problem::Problem,
-        visit::{View, Visit, parse_time},
-    },
-};
+use super::prelude::*;
+use crate::charges::{ChargeExplanation, ChargeView, HoldView, explain};
 
 #[derive(Serialize)]
 #[serde(transparent)]
@@ -43,6 +34,7 @@ impl View for Charge {
                 None => { p.empty { "No hour of this instance was charged at that time." } },
             }
             @if let Some(hold) = &explained.hold { h2 { "Held" } (held(hold)) }
+            @if !explained.prices.is_empty() { h2 { "Prices of the plan" } (prices(explained)) }
             h2 { "Instance" }
             (facts(&[
                 ("id", html! { code { (explained.instance) } }),
@@ -91,10 +83,7 @@ fn sum(charge: &ChargeView) -> Markup {
 fn charge_facts(visit: &Visit, charge: &ChargeView) -> Markup {
     let balance = |balance: &Option<String>| balance.clone().unwrap_or_else(|| "unknown".to_owned());
     let mut shown = vec![
-        (
-            "paid by",
-            html! { a href=(visit.link(format!("wallets/{}", charge.organization))) { (charge.organization) } },
-        ),
+        ("paid by", organization(visit, &charge.organization.to_string(), "")),
         ("made by", text(if charge.by_panel { "the panel's own biller" } else { "billing-daemon" })),
     ];
     if let Some(ledger) = &charge.ledger {
@@ -104,13 +93,27 @@ fn charge_facts(visit: &Visit, charge: &ChargeView) -> Markup {
     }
     if let Some(batch) = &charge.batch {
         shown.push(("batch", html! { (batch.id) ", token " (batch.fencing_token) }));
-        shown.push((
-            "run",
-            html! { a href=(visit.link(format!("runs/{}", batch.run))) { (time(batch.created_at)) } },
-        ));
+        shown.push(("run", run_link(visit, batch.run, batch.created_at)));
         shown.push(("daemon", text(batch.daemon_id.as_deref().unwrap_or("unknown"))));
     }
     facts(&shown)
+}
+
+/// The versions of the price. A charge at none of them was made for another plan, or other backups.
+fn prices(explained: &ChargeExplanation) -> Markup {
+    let rows = explained.prices.iter().map(|price| {
+        [
+            time(price.seen_at),
+            text(&price.backups),
+            text(&price.hourly_price),
+            if price.applied { badge(Tone::Good, "applied to this charge") } else { text("") },
+        ]
+    });
+    let is_known = explained.charge.is_none() || explained.prices.iter().any(|price| price.applied);
+    html! {
+        (table(["first seen", "backups", "#per hour", "charge"], rows, ""))
+        @if !is_known { p.hint { "None of these is the price of this charge: the instance had another plan then." } }
+    }
 }
 
 fn held(hold: &HoldView) -> Markup {

@@ -1,16 +1,7 @@
 //! The daemons, what they run now, and whether the panel is held back.
 
-use maud::{Markup, html};
-use serde::Serialize;
-
-use crate::{
-    console::{
-        layout::{Tone, badge, facts, since, table, text, time},
-        problem::Problem,
-        visit::{View, Visit},
-    },
-    status::{BillingRole, Daemon, LeaseView, Liveness, PanelStatus},
-};
+use super::prelude::*;
+use crate::status::{BillingRole, Daemon, LeaseView, Liveness, PanelStatus};
 
 #[derive(Serialize)]
 pub(in crate::console) struct DaemonsPage {
@@ -69,15 +60,15 @@ impl View for DaemonsPage {
                 liveness(daemon),
                 role,
                 text(daemon.version.as_deref().unwrap_or("unknown")),
-                text(daemon.heartbeat_at.map_or_else(|| "none".to_owned(), |at| since(status, at))),
-                text(daemon.last_seen_at.map_or_else(|| "never".to_owned(), |at| since(status, at))),
+                daemon.heartbeat_at.map_or_else(|| text("none"), |at| since(status, at)),
+                daemon.last_seen_at.map_or_else(|| text("never"), |at| since(status, at)),
                 text(offset),
                 text(daemon.error.as_deref().unwrap_or_default()),
             ]
         });
         let leases = self.leases.iter().map(|Lease { job, lease }| {
             [
-                html! { a href=(visit.link(format!("jobs/{job}"))) { (job) } },
+                link(visit, format!("jobs/{job}"), job),
                 text(&lease.holder),
                 text(lease.fencing_token.to_string()),
                 time(lease.expires_at),
@@ -88,9 +79,9 @@ impl View for DaemonsPage {
         let guard = self.panel.guard;
         let yes = |yes: bool| text(if yes { "yes" } else { "no" });
         html! {
-            (table(headings, &rows.collect::<Vec<_>>(), "No daemon has used this database."))
+            (table(headings, rows, "No daemon has used this database."))
             h2 { "Leases" }
-            (table(["job", "holder", "#fencing token", "until"], &leases.collect::<Vec<_>>(), "No job runs now."))
+            (table(["job", "holder", "#fencing token", "until"], leases, "No job runs now."))
             h2 { "Panel guard" }
             (facts(&[
                 ("panel", text(if self.panel.present { &*self.panel.generation } else { "none found" })),

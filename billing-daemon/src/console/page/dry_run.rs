@@ -7,14 +7,8 @@ use billing_jobs::{
     currency::Currency,
 };
 use billing_store::reading_within;
-use maud::{Markup, html};
-use serde::Serialize;
 
-use crate::console::{
-    layout::{Tone, badge, grouped, link, table, text},
-    problem::Problem,
-    visit::{View, Visit},
-};
+use super::prelude::*;
 
 /// The most that a statement may take: one reads the whole fleet.
 const STATEMENT: Duration = Duration::from_secs(10);
@@ -73,7 +67,7 @@ impl View for DryRun {
                         (badge(Tone::Good, "charges")) " The next run would charge this without an approval."
                     }
                 }
-                (table(["currency", "#instances", "#hours", "#amount at most", "#limit"], &rows.collect::<Vec<_>>(), "Nothing is due."))
+                (table(["currency", "#instances", "#hours", "#amount at most", "#limit"], rows, "Nothing is due."))
                 p.hint {
                     "What is due now, at the current prices. Instances whose wallets do not cover it are held, and charge less. "
                     "Nothing was locked or written. " (link(visit, "billing/dry-run", "Compute it again"))

@@ -1,20 +1,9 @@
 //! One event: what was sent, and to whom. An operator sends it again, or gives up what is pending.
 
-use maud::{Markup, html};
-use serde::Serialize;
 use uuid::Uuid;
 
-use super::events::delivery_badge;
-use crate::{
-    console::{
-        action::{Form, form},
-        auth::Right,
-        layout::{facts, table, text, time},
-        problem::Problem,
-        visit::{View, Visit},
-    },
-    prepaid::{DeliveryFilter, DeliveryView, read_deliveries},
-};
+use super::{events::delivery_badge, prelude::*};
+use crate::prepaid::{DeliveryFilter, DeliveryView, read_deliveries};
 
 /// How many deliveries are shown.
 const SHOWN: u32 = 100;
@@ -71,7 +60,6 @@ impl View for EventPage {
             let path = format!("events/{}/{verb}", event.event);
             form(visit, &Form { path: &path, label, hidden: &[], visible: &[], hint })
         };
-        let organization = event.organization.as_deref().unwrap_or_default();
         let headings = ["endpoint", "status", "#attempts", "last answer", "next attempt", "sent"];
         html! {
             @if visit.may(Right::Operate) && event.endpoint.is_some() {
@@ -84,13 +72,11 @@ impl View for EventPage {
             }
             (facts(&[
                 ("at", time(event.at)),
-                ("organization", html! {
-                    @if organization.is_empty() { "none" } @else { a href=(visit.link(format!("wallets/{organization}"))) { (organization) } }
-                }),
+                ("organization", event.organization.as_deref().map_or_else(|| text("none"), |id| organization(visit, id, ""))),
                 ("id", html! { code { (event.event) } }),
             ]))
             h2 { "Deliveries" }
-            (table(headings, &rows.collect::<Vec<_>>(), "No endpoint receives events of this type."))
+            (table(headings, rows, "No endpoint receives events of this type."))
             h2 { "Body" }
             pre tabindex="0" { (format!("{:#}", self.body)) }
         }

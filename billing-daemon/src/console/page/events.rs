@@ -1,15 +1,9 @@
 //! What the prepaid policy sends, and how the receivers answered: the newest events first.
 
-use maud::{Markup, html};
-use serde::Serialize;
 use uuid::Uuid;
 
+use super::prelude::*;
 use crate::{
-    console::{
-        layout::{Tone, badge, facts, table, text, time},
-        problem::Problem,
-        visit::{View, Visit, pairs},
-    },
     prepaid::{DeliveryFilter, DeliveryView, read_deliveries},
     subjects,
 };
@@ -55,9 +49,8 @@ pub(in crate::console) async fn read(visit: &Visit) -> Result<Events, Problem> {
     };
     let read = read_deliveries(visit.db(), filter).await;
     let mut deliveries = read.map_err(|error| Problem::database("read the events", &error))?;
-    let next = deliveries.get(SHOWN as usize).map(|_| &deliveries[SHOWN as usize - 1]);
+    let next = keep(&mut deliveries, SHOWN as usize);
     let next = next.map(|last| (last.event.clone(), last.endpoint.clone().unwrap_or_default()));
-    deliveries.truncate(SHOWN as usize);
     let [pending, dead] = [count(visit, "pending").await?, count(visit, "dead").await?];
     Ok(Events { pending, dead, deliveries, next })
 }
@@ -96,13 +89,10 @@ impl View for Events {
 
     fn body(&self, visit: &Visit) -> Markup {
         let rows = self.deliveries.iter().map(|delivery| {
-            let organization = delivery.organization.as_deref().unwrap_or_default();
             [
-                html! { a href=(visit.link(format!("events/{}", delivery.event))) { (time(delivery.at)) } },
+                link(visit, format!("events/{}", delivery.event), time(delivery.at)),
                 text(&delivery.kind),
-                html! {
-                    @if !organization.is_empty() { a href=(visit.link(format!("wallets/{organization}"))) { (organization) } }
-                },
+                delivery.organization.as_deref().map_or_else(|| text(""), |id| organization(visit, id, "")),
                 text(delivery.endpoint.as_deref().unwrap_or_default()),
                 delivery_badge(delivery),
                 text(delivery.attempts.unwrap_or_default().to_string()),
@@ -124,11 +114,11 @@ impl View for Events {
                 label { "Organization (id, slug or name) " input name="organization" value=(query("organization")); }
                 button { "Show" }
             }
-            (table(headings, &rows.collect::<Vec<_>>(), "No event."))
+            (table(headings, rows, "No event."))
             @if let Some((event, endpoint)) = &self.next {
                 @let filters = pairs(&[("status", query("status")), ("organization", query("organization")),
                     ("event", event), ("endpoint", endpoint)]);
-                p { a href=(visit.link(format!("events?{filters}"))) { "Older events" } }
+                p { (link(visit, format!("events?{filters}"), "Older events")) }
             }
         }
     }

@@ -1,15 +1,9 @@
 //! Held instances with what resolves each, by reason.
 
-use maud::{Markup, html};
-use serde::Serialize;
 use uuid::Uuid;
 
+use super::prelude::*;
 use crate::{
-    console::{
-        layout::{Tone, badge, grouped, since, table, text},
-        problem::Problem,
-        visit::{View, Visit, pairs},
-    },
     holds::{HeldInstance, page},
     status::{HoldSummary, Uncharged},
 };
@@ -41,8 +35,7 @@ pub(in crate::console) async fn read(visit: &Visit) -> Result<Holds, Problem> {
         let read = page(visit.db(), reason, after, organization.as_deref(), SHOWN + 1).await;
         held = read.map_err(|error| Problem::database("read the holds", &error))?;
     }
-    let next = (held.len() > SHOWN).then(|| held[SHOWN - 1].id);
-    held.truncate(SHOWN);
+    let next = keep(&mut held, SHOWN).map(|last| last.id);
     Ok(Holds { reasons, uncharged: visit.status.uncharged.clone(), reason, held, next })
 }
 
@@ -55,10 +48,10 @@ impl View for Holds {
         let of_reason = self.reasons.iter().find(|held| Some(&held.reason) == self.reason.as_ref());
         let label = |held: &HoldSummary| format!("{} ({})", held.reason, grouped(held.owed.instances));
         let rows = self.held.iter().map(|held| row(visit, held));
-        let organization = visit.query("organization").unwrap_or_default();
-        let link = |reason: &str, after: &str| {
-            let query = pairs(&[("reason", reason), ("organization", organization), ("after", after)]);
-            visit.link(format!("holds?{query}"))
+        let of_organization = visit.query("organization").unwrap_or_default();
+        let page = |reason: &str, after: &str| {
+            let query = pairs(&[("reason", reason), ("organization", of_organization), ("after", after)]);
+            format!("holds?{query}")
         };
         let headings =
             ["instance", "organization", "#hours", "#amount", "since", "what is wrong", "accepted"];
@@ -67,22 +60,22 @@ impl View for Holds {
                 ul {
                     @for held in &self.reasons {
                         li {
-                            a href=(link(&held.reason, ""))
+                            a href=(visit.link(page(&held.reason, "")))
                                 aria-current=[(Some(&held.reason) == self.reason.as_ref()).then_some("true")] { (label(held)) }
                         }
                     }
                 }
             }
             @if let Some(held) = of_reason {
-                p.notice.good { b { "What resolves it: " } (held.advice) "." }
+                p.notice.good { b { "What resolves it: " } (prose(&held.advice)) "." }
             }
-            (table(headings, &rows.collect::<Vec<_>>(), "No instance is held."))
+            (table(headings, rows, "No instance is held."))
             @if let (Some(next), Some(reason)) = (self.next, &self.reason) {
-                p { a href=(link(reason, &next.to_string())) { "Next instances" } }
+                p { (link(visit, page(reason, &next.to_string()), "Next instances")) }
             }
             @if !self.uncharged.is_empty() {
                 h2 { "Closed without a charge in the last 30 days" }
-                (table(["reason", "#instances", "#hours", "#amount"], &self.uncharged.iter().map(given_up).collect::<Vec<_>>(), ""))
+                (table(["reason", "#instances", "#hours", "#amount"], self.uncharged.iter().map(given_up), ""))
             }
         }
     }
@@ -101,14 +94,13 @@ fn given_up(debt: &Uncharged) -> [Markup; 4] {
 fn row(visit: &Visit, held: &HeldInstance) -> [Markup; 7] {
     let amount = held.amount.as_deref().unwrap_or("unknown");
     let currency = held.currency.as_deref().unwrap_or_default();
-    let name = held.organization_name.as_deref().unwrap_or(&held.organization);
     [
-        html! { a href=(visit.link(format!("charges/{}", held.instance))) { (held.label) } @if held.deleted { " (deleted)" } },
-        html! { a href=(visit.link(format!("wallets/{}", held.organization))) { (name) } },
+        html! { (link(visit, format!("charges/{}", held.instance), &held.label)) @if held.deleted { " (deleted)" } },
+        organization(visit, &held.organization, held.organization_name.as_deref().unwrap_or_default()),
         text(held.hours.map_or_else(|| "unknown".to_owned(), |hours| hours.to_string())),
         text(format!("{amount} {currency}")),
-        text(since(&visit.status, held.since)),
-        text(held.detail.as_deref().unwrap_or_default()),
+        since(&visit.status, held.since),
+        prose(held.detail.as_deref().unwrap_or_default()),
         held.accepted_by.as_deref().map_or_else(|| text("no"), |by| badge(Tone::Idle, by)),
     ]
 }

@@ -1,25 +1,21 @@
 //! One job: its schedule, its state, how punctual it is, and its history.
 
-use chrono::{DateTime, Utc};
-use maud::{Markup, html};
-use serde::Serialize;
+use billing_entities::scheduler_requests;
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
-use super::timeline::{Timeline, read_newest_runs};
+use super::{
+    prelude::*,
+    timeline::{Timeline, read_newest_runs},
+};
 use crate::{
     config::did_you_mean,
-    console::{
-        action::{Form, form},
-        auth::Right,
-        chart,
-        layout::{facts, grouped, milliseconds, run_badge, table, text, time},
-        problem::Problem,
-        visit::{View, Visit},
-    },
     status::{JobView, RunView},
 };
 
 /// How many scheduled times are shown.
 const NEXT: usize = 5;
+/// How many open requests are shown.
+const REQUESTS: u64 = 50;
 /// How many runs the table has; the bars have all of them.
 const LISTED: usize = 15;
 
@@ -28,9 +24,19 @@ pub(in crate::console) struct JobPage {
     job: JobView,
     /// The next scheduled times, if the configuration has the job.
     next: Vec<DateTime<Utc>>,
+    /// The requests that no run has answered yet, the oldest first.
+    requests: Vec<OpenRequest>,
     /// The newest first.
     runs: Vec<RunView>,
     timeline: Timeline,
+}
+
+#[derive(Serialize)]
+struct OpenRequest {
+    kind: String,
+    at: DateTime<Utc>,
+    by: String,
+    reason: Option<String>,
 }
 
 /// Returns the job in the path.
@@ -51,7 +57,22 @@ pub(in crate::console) async fn read(visit: &Visit) -> Result<JobPage, Problem> 
     let schedule = expected.jobs.iter().find(|spec| spec.name == job.job).map(|spec| &spec.schedule);
     let after = |at: &DateTime<Utc>| schedule.and_then(|schedule| schedule.next_after(*at).ok().flatten());
     let next = std::iter::successors(after(&visit.status.observed_at), after).take(NEXT).collect();
-    Ok(JobPage { job, next, runs, timeline })
+    let requests = read_requests(visit, &job.job).await?;
+    Ok(JobPage { job, next, requests, runs, timeline })
+}
+
+async fn read_requests(visit: &Visit, job: &str) -> Result<Vec<OpenRequest>, Problem> {
+    let query = scheduler_requests::Entity::find()
+        .filter(scheduler_requests::Column::Job.eq(job))
+        .order_by_asc(scheduler_requests::Column::RequestedAt)
+        .limit(REQUESTS);
+    let request = |row: scheduler_requests::Model| OpenRequest {
+        kind: row.kind.replace('_', " "),
+        at: row.requested_at.0,
+        by: row.requested_by,
+        reason: row.reason,
+    };
+    visit.models("read the open requests", query, request).await
 }
 
 impl View for JobPage {
@@ -82,6 +103,10 @@ impl View for JobPage {
         html! {
             @if visit.may(Right::Operate) { (actions(visit, job)) }
             (facts(&shown))
+            @if !self.requests.is_empty() {
+                h2 { "Open requests" }
+                (table(["request", "at", "by", "reason"], self.requests.iter().map(OpenRequest::row), ""))
+            }
             section aria-label="History" {
                 h2 { "Last " (self.runs.len()) " runs" }
                 (chart::bars(&self.runs))
@@ -91,9 +116,20 @@ impl View for JobPage {
                 (self.timeline.lateness())
                 h2 { "Newest runs" }
                 (runs(visit, &self.runs[..self.runs.len().min(LISTED)]))
-                p { a href=(visit.link(format!("jobs/{}/timeline?runs=500", job.job))) { "Older runs" } }
+                p { (link(visit, format!("jobs/{}/timeline?runs=500", job.job), "Older runs")) }
             }
         }
+    }
+}
+
+impl OpenRequest {
+    fn row(&self) -> [Markup; 4] {
+        [
+            badge(Tone::Busy, &self.kind),
+            time(self.at),
+            text(&self.by),
+            text(self.reason.as_deref().unwrap_or_default()),
+        ]
     }
 }
 
@@ -128,7 +164,7 @@ fn actions(visit: &Visit, job: &JobView) -> Markup {
 fn runs(visit: &Visit, runs: &[RunView]) -> Markup {
     let rows = runs.iter().map(|run| {
         [
-            html! { a href=(visit.link(format!("runs/{}", run.id))) { (time(run.scheduled_at)) } },
+            run_link(visit, run.id, run.scheduled_at),
             run_badge(run),
             text(milliseconds(run.duration_ms)),
             text(milliseconds(run.lateness_ms.max(0).unsigned_abs())),
@@ -140,5 +176,5 @@ fn runs(visit: &Visit, runs: &[RunView]) -> Markup {
         ]
     });
     let headings = ["scheduled", "status", "#took", "#late", "#attempt", "#items", "~daemon", "why"];
-    table(headings, &rows.collect::<Vec<_>>(), "No runs yet.")
+    table(headings, rows, "No runs yet.")
 }

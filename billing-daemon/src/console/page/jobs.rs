@@ -1,18 +1,9 @@
 //! Every job: its state, its last runs, and its next one.
 
 use billing_scheduler::RunFilter;
-use maud::{Markup, html};
-use serde::Serialize;
 
-use crate::{
-    console::{
-        chart,
-        layout::{Tone, badge, run_badge, table, text, time},
-        problem::Problem,
-        visit::{View, Visit},
-    },
-    status::{JobView, RunView},
-};
+use super::prelude::*;
+use crate::status::{JobView, RunView};
 
 /// How many runs of each job are shown.
 const RUNS: u32 = 60;
@@ -53,7 +44,7 @@ impl View for Jobs {
     fn body(&self, visit: &Visit) -> Markup {
         let rows = self.jobs.iter().map(|JobWithRuns { job, runs }| {
             [
-                html! { a href=(visit.link(format!("jobs/{}", job.job))) { (job.job) } },
+                link(visit, format!("jobs/{}", job.job), &job.job),
                 state(job),
                 text(job.schedule.as_deref().unwrap_or("unknown")),
                 job.last_run.as_ref().map_or_else(|| text("never"), run_badge),
@@ -62,7 +53,7 @@ impl View for Jobs {
             ]
         });
         let headings = ["job", "state", "schedule", "last run", "next run", "last 60 runs"];
-        table(headings, &rows.collect::<Vec<_>>(), "No job is configured.")
+        table(headings, rows, "No job is configured.")
     }
 }
 

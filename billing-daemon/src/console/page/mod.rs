@@ -17,3 +17,22 @@ pub(super) mod schedule;
 pub(super) mod timeline;
 pub(super) mod wallet;
 pub(super) mod wallets;
+
+/// What every page is made of.
+mod prelude {
+    pub(super) use chrono::{DateTime, Utc};
+    pub(super) use maud::{Markup, html};
+    pub(super) use serde::Serialize;
+
+    pub(super) use crate::console::{
+        action::{Field, Form, form},
+        auth::Right,
+        chart,
+        layout::{
+            Tone, badge, facts, grouped, keep, link, milliseconds, organization, prose, run_badge, run_link,
+            since, table, text, time,
+        },
+        problem::Problem,
+        visit::{View, Visit, pairs, parse_time},
+    };
+}

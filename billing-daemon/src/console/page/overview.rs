@@ -1,17 +1,9 @@
 //! What is wrong and which page fixes it, and the figures that an operator checks every day.
 
 use billing_jobs::BILLING_JOB;
-use maud::{Markup, html};
-use serde::Serialize;
 
-use crate::{
-    console::{
-        layout::{Tone, badge, facts, grouped, link, milliseconds, run_badge, since, table, text, time},
-        problem::Problem,
-        visit::{View, Visit},
-    },
-    status::Status,
-};
+use super::prelude::*;
+use crate::status::Status;
 
 #[derive(Serialize)]
 pub(in crate::console) struct Overview {
@@ -68,7 +60,7 @@ impl View for Overview {
                     @for problem in status.problems.iter().filter(|problem| problem.kind != "held") {
                         li {
                             (badge(Tone::Bad, &problem.kind.replace('_', " ")))
-                            span { (problem.message) }
+                            span { (prose(&problem.message)) }
                             @if let Some((path, label)) = place(problem.kind) { (link(visit, path, label)) }
                         }
                     }
@@ -88,12 +80,10 @@ impl View for Overview {
                 h2 { "Money" }
                 (facts(&[
                     ("arrears", text(status.arrears.to_string())),
-                    ("runway below 72 h", html! { a href=(visit.link("wallets")) { (self.runway.below_72_hours) " wallets" } }),
+                    ("runway below 72 h", link(visit, "wallets", format!("{} wallets", self.runway.below_72_hours))),
                     ("below 24 h", text(format!("{} wallets", self.runway.below_24_hours))),
                     ("below 1 h", text(format!("{} wallets", self.runway.below_1_hour))),
-                    ("dead letters", html! {
-                        a href=(visit.link("events?status=dead")) { (super::events::counted(self.dead_letters)) }
-                    }),
+                    ("dead letters", link(visit, "events?status=dead", super::events::counted(self.dead_letters))),
                 ]))
                 (self.holds(visit))
             }
@@ -130,13 +120,13 @@ impl Overview {
         let last_run = status.last_run.as_ref().map_or_else(never, |run| {
             let charged = run.totals.as_ref().map(|totals| totals.amounts().to_string());
             html! {
-                a href=(visit.link(format!("runs/{}", run.id))) { (run_badge(run)) }
-                " " (milliseconds(run.duration_ms)) " " (charged.unwrap_or_default())
+                (link(visit, format!("runs/{}", run.id), run_badge(run)))
+                " in " (milliseconds(run.duration_ms)) @if let Some(charged) = charged { ", charged " (charged) }
             }
         });
         let alive = status.daemons.iter().filter(|daemon| daemon.liveness.is_alive()).count();
         facts(&[
-            ("last success", status.last_success_at.map_or_else(never, |at| text(since(status, at)))),
+            ("last success", status.last_success_at.map_or_else(never, |at| since(status, at))),
             ("last run", last_run),
             ("next run", billing.and_then(|job| job.due_at).map_or_else(|| text("not scheduled"), time)),
             (
@@ -154,18 +144,17 @@ impl Overview {
     fn holds(&self, visit: &Visit) -> Markup {
         let rows = self.status.holds.iter().map(|held| {
             [
-                html! { a href=(visit.link(format!("holds?reason={}", held.reason))) { (held.reason) } },
+                link(visit, format!("holds?reason={}", held.reason), &held.reason),
                 text(grouped(held.owed.instances)),
                 text(grouped(held.owed.hours)),
                 text(held.owed.amounts.to_string()),
-                text(since(&self.status, held.since)),
-                text(&held.advice),
+                since(&self.status, held.since),
+                prose(&held.advice),
             ]
         });
-        let rows: Vec<_> = rows.collect();
         html! {
             h3 { "Held instances" }
-            (table(["reason", "#instances", "#hours", "#amount", "since", "what resolves it"], &rows, "No instance is held."))
+            (table(["reason", "#instances", "#hours", "#amount", "since", "what resolves it"], rows, "No instance is held."))
         }
     }
 }

@@ -6,23 +6,11 @@ use billing_jobs::{
     billing::{Biller, BillingSettings},
 };
 use billing_scheduler::{RunFilter, RunStatus};
-use chrono::{DateTime, Utc};
-use maud::{Markup, html};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
-use serde::Serialize;
 use uuid::Uuid;
 
-use crate::{
-    console::{
-        action::{Form, form},
-        auth::Right,
-        layout::{facts, grouped, milliseconds, run_badge, table, text, time},
-        problem::Problem,
-        visit::{View, Visit},
-    },
-    format::instant,
-    status::RunView,
-};
+use super::prelude::*;
+use crate::{format::instant, status::RunView};
 
 /// How many batches are shown.
 const BATCHES: u64 = 50;
@@ -86,10 +74,9 @@ impl View for Run {
 
     fn body(&self, visit: &Visit) -> Markup {
         let run = &self.run;
-        let job = html! { a href=(visit.link(format!("jobs/{}", run.job))) { (run.job) } };
         let mut shown = vec![
             ("status", run_badge(run)),
-            ("job", job),
+            ("job", link(visit, format!("jobs/{}", run.job), &run.job)),
             ("scheduled", time(run.scheduled_at)),
             ("started", time(run.started_at)),
             ("ended", time(run.finished_at)),
@@ -150,6 +137,6 @@ impl Run {
             ]
         });
         let headings = ["#batch", "committed", "#token", "#instances", "#charges", "#held", "#hours"];
-        table(headings, &rows.collect::<Vec<_>>(), "No batch.")
+        table(headings, rows, "No batch.")
     }
 }

@@ -4,19 +4,10 @@
 use std::collections::BTreeSet;
 
 use billing_scheduler::{Schedule, ScheduleError};
-use chrono::{DateTime, Utc};
 use jiff::{Timestamp, tz::TimeZone};
-use maud::{Markup, html};
-use serde::Serialize;
 
-use crate::{
-    console::{
-        layout::{Tone, badge, facts, link, table, text, time},
-        problem::Problem,
-        visit::{View, Visit, parse_time},
-    },
-    status::JobState,
-};
+use super::prelude::*;
+use crate::status::JobState;
 
 /// How many times of each job are listed.
 const OF_JOB: usize = 5;
@@ -174,7 +165,7 @@ impl View for SchedulePage {
         let rows = self.upcoming.iter().map(|next| {
             [
                 time(next.scheduled_at),
-                link(visit, &format!("jobs/{}", next.job), &next.job),
+                link(visit, format!("jobs/{}", next.job), &next.job),
                 text(&next.schedule),
                 if next.paused { badge(Tone::Warning, "paused") } else { text("") },
             ]
@@ -182,7 +173,7 @@ impl View for SchedulePage {
         let query = |key: &str| visit.query(key).unwrap_or_default();
         html! {
             h2 { "What runs next" }
-            (table(["scheduled", "job", "schedule", "state"], &rows.collect::<Vec<_>>(), "No job is configured."))
+            (table(["scheduled", "job", "schedule", "state"], rows, "No job is configured."))
             h2 { "Try an expression" }
             p.hint { "Nothing is saved. To change a schedule, edit jobs.toml; the daemon reads it again." }
             form.filter method="get" action=(visit.link("schedule")) {
@@ -220,7 +211,7 @@ impl Preview {
                 p { "Of the schedule in force these times would be lost:" }
                 ul.times { @for at in &self.lost { li { (time(*at)) } } }
             }
-            (table(["scheduled", "local time", "clock", "change"], &rows.collect::<Vec<_>>(), "No scheduled time is left."))
+            (table(["scheduled", "local time", "clock", "change"], rows, "No scheduled time is left."))
         }
     }
 }

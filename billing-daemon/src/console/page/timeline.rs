@@ -2,23 +2,15 @@
 
 use billing_entities::scheduler_pauses;
 use billing_scheduler::{RunFilter, RunStatus};
-use chrono::{DateTime, TimeDelta, Utc};
-use maud::{Markup, html};
+use chrono::TimeDelta;
 use sea_orm::{
     ColumnTrait, DbBackend, EntityTrait, QueryFilter, QueryOrder, QueryResult, QuerySelect, Value,
 };
-use serde::{Serialize, Serializer};
+use serde::Serializer;
 use uuid::Uuid;
 
-use crate::{
-    console::{
-        chart,
-        layout::{Tone, badge, grouped, milliseconds, table, text, time},
-        problem::Problem,
-        visit::{View, Visit},
-    },
-    status::RunView,
-};
+use super::prelude::*;
+use crate::status::RunView;
 
 /// How many runs are shown, unless the query has another number.
 pub(super) const RUNS: u32 = 60;
@@ -174,7 +166,7 @@ impl Timeline {
     pub(super) fn lateness(&self) -> Markup {
         let headings = ["lateness of", "#runs", "#p50", "#p90", "#p99", "#max"];
         let shown = format!("the last {} runs", self.runs.len());
-        table(headings, &[self.lateness.row(&shown), self.lateness_of_day.row("the last 24 hours")], "")
+        table(headings, [self.lateness.row(&shown), self.lateness_of_day.row("the last 24 hours")], "")
     }
 }
 
@@ -215,7 +207,7 @@ impl View for Timeline {
     fn body(&self, visit: &Visit) -> Markup {
         let rows = self.runs.iter().rev().map(|run| {
             [
-                html! { a href=(visit.link(format!("runs/{}", run.id))) { (time(run.scheduled_at)) } },
+                run_link(visit, run.id, run.scheduled_at),
                 time(run.started_at),
                 time(run.finished_at),
                 text(milliseconds(run.lateness_ms.max(0).unsigned_abs())),
@@ -223,11 +215,11 @@ impl View for Timeline {
             ]
         });
         html! {
-            p { a href=(visit.link(format!("jobs/{}", self.job))) { "Job " (self.job) } }
+            p { (link(visit, format!("jobs/{}", self.job), format!("Job {}", self.job))) }
             (chart::timeline(self))
             (self.lateness())
             h2 { "Runs" }
-            (table(["scheduled", "started", "ended", "#late", "status"], &rows.collect::<Vec<_>>(), "No runs yet."))
+            (table(["scheduled", "started", "ended", "#late", "status"], rows, "No runs yet."))
         }
     }
 }

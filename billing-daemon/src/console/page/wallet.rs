@@ -1,23 +1,16 @@
 //! One organization: what its wallet covers, what the prepaid policy has decided, what applies to it alone, and what spends the money.
 
+use billing_entities::Instant;
 use billing_jobs::{
     money::Rate,
-    prepaid::{Level, PolicyMode, Prepaid},
+    prepaid::{Level, Prepaid},
 };
 use billing_store::columns;
-use maud::{Markup, html};
+use chrono::SecondsFormat;
 use sea_orm::{DbBackend, DbErr, QueryResult};
-use serde::Serialize;
 
-use super::wallets::state_badge;
+use super::{prelude::*, wallets::state_badge};
 use crate::{
-    console::{
-        action::{Field, Form, form},
-        auth::Right,
-        layout::{facts, table, text, time},
-        problem::Problem,
-        visit::{View, Visit},
-    },
     format::instant,
     prepaid::{Policy, StandingView, level_in_words, read_policy},
     subjects,
@@ -42,6 +35,8 @@ struct Spender {
     status: String,
     /// None before its first charge.
     per_hour: Option<String>,
+    /// The end of its last charge.
+    billed_through: Option<DateTime<Utc>>,
 }
 
 pub(in crate::console) async fn read(visit: &Visit) -> Result<Wallet, Problem> {
@@ -64,7 +59,7 @@ pub(in crate::console) async fn read(visit: &Visit) -> Result<Wallet, Problem> {
 async fn spenders(visit: &Visit, organization: &str) -> Result<Vec<Spender>, Problem> {
     let uuid = if visit.db().get_database_backend() == DbBackend::Sqlite { "" } else { "::uuid" };
     let sql = format!(
-        "SELECT CAST(i.id AS text) AS id, i.label, i.status, m.rate
+        "SELECT CAST(i.id AS text) AS id, i.label, i.status, m.rate, m.billed_through
            FROM vps_instances i LEFT JOIN billing_meters m ON m.instance_id = i.id
           WHERE i.organization_id = $1{uuid} ORDER BY coalesce(m.rate, 0) DESC, i.id LIMIT {INSTANCES}"
     );
@@ -74,6 +69,7 @@ async fn spenders(visit: &Visit, organization: &str) -> Result<Vec<Spender>, Pro
             label: columns::lossy(row, "label"),
             status: columns::lossy(row, "status"),
             per_hour: row.try_get::<Option<i64>>("", "rate")?.map(|rate| Rate(rate).per_hour(4)),
+            billed_through: row.try_get::<Option<Instant>>("", "billed_through")?.map(|Instant(at)| at),
         })
     };
     visit.rows("read the instances", &sql, [organization.into()], spender).await
@@ -93,9 +89,10 @@ impl View for Wallet {
             .map(|notice| [text(level_in_words(Level(notice.level))), time(notice.at), text(notice.outcome)]);
         let instances = self.instances.iter().map(|spender| {
             [
-                html! { a href=(visit.link(format!("charges/{}", spender.id))) { (spender.label) } },
+                link(visit, format!("charges/{}", spender.id), &spender.label),
                 text(&spender.status),
                 text(spender.per_hour.as_deref().unwrap_or("not charged yet")),
+                spender.billed_through.map_or_else(|| text("-"), time),
             ]
         });
         html! {
@@ -113,14 +110,14 @@ impl View for Wallet {
                 ul { @for unmet in &suspension.unmet { li { (unmet.detail) } } }
             }
             h2 { "Notices of this episode" }
-            (table(["notice", "at", "outcome"], &notices.collect::<Vec<_>>(), "No notice."))
+            (table(["notice", "at", "outcome"], notices, "No notice."))
             h2 { "What applies to this organization alone" }
             (self.policy(visit))
             h2 { "Instances by price" }
-            (table(["instance", "status", "#per hour"], &instances.collect::<Vec<_>>(), "No instance."))
+            (table(["instance", "status", "#per hour", "charged through"], instances, "No instance."))
             p {
-                a href=(visit.link(format!("holds?organization={}", wallet.organization))) { "Holds" } " · "
-                a href=(visit.link(format!("events?organization={}", wallet.organization))) { "Events" }
+                (link(visit, format!("holds?organization={}", wallet.organization), "Holds")) " · "
+                (link(visit, format!("events?organization={}", wallet.organization), "Events"))
             }
             p.hint { "Organization " code { (wallet.organization) } }
         }
@@ -149,6 +146,9 @@ impl Wallet {
         let until = policy.never_suspend_until.map(instant).unwrap_or_default();
         let contact = policy.contact.as_deref().unwrap_or_default();
         let or_none = |value: &str| text(if value.is_empty() { "not set" } else { value });
+        // A policy that another person has set meanwhile is not replaced.
+        let shown =
+            policy.changed_at.map(|at| at.to_rfc3339_opts(SecondsFormat::Micros, true)).unwrap_or_default();
         let changed = policy.changed_by.as_ref().zip(policy.changed_at);
         html! {
             (facts(&[
@@ -169,9 +169,9 @@ impl Wallet {
                     (form(visit, &Form {
                         path: &format!("wallets/{}/policy", policy.organization),
                         label: "Set the policy",
-                        hidden: &[],
+                        hidden: &[("changed_at", &shown)],
                         visible: &[
-                            Field { value: &policy.mode, choices: &PolicyMode::ALL.map(PolicyMode::as_str), ..Field::new("mode") },
+                            Field { value: &policy.mode, ..Field::new("mode") },
                             Field { value: &policy.credit_limit, ..Field::new("credit_limit") },
                             Field { value: &until, is_optional: true, ..Field::new("never_suspend_until") },
                             Field { value: contact, is_optional: true, ..Field::new("contact") },

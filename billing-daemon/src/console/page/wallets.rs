@@ -6,19 +6,10 @@ use billing_jobs::{
     prepaid::Level,
 };
 use billing_store::columns;
-use maud::{Markup, html};
 use sea_orm::{DbBackend, DbErr, QueryResult, Value};
-use serde::Serialize;
 
-use crate::{
-    console::{
-        layout::{Tone, badge, table, text},
-        problem::Problem,
-        visit::{View, Visit},
-    },
-    prepaid::level_in_words,
-    subjects,
-};
+use super::prelude::*;
+use crate::{prepaid::level_in_words, subjects};
 
 /// The hours that a listed wallet does not cover, unless the query has another number.
 const BELOW: i64 = 72;
@@ -64,9 +55,8 @@ pub(in crate::console) async fn read(visit: &Visit) -> Result<WalletsPage, Probl
     let (runway, after) =
         (visit.parsed("runway")?.unwrap_or(UNKNOWN), visit.query("after").unwrap_or_default());
     let mut wallets = read_watched(visit, below, runway, after).await?;
-    let next = (wallets.len() > SHOWN).then(|| &wallets[SHOWN - 1]);
+    let next = keep(&mut wallets, SHOWN);
     let next = next.map(|last| (last.runway_hours.unwrap_or(UNKNOWN), last.organization.clone()));
-    wallets.truncate(SHOWN);
     Ok(WalletsPage { below, found, wallets, next })
 }
 
@@ -145,11 +135,10 @@ impl View for WalletsPage {
 
     fn body(&self, visit: &Visit) -> Markup {
         let rows = self.wallets.iter().map(|wallet| {
-            let name = if wallet.name.is_empty() { &wallet.organization } else { &wallet.name };
             let currency = wallet.currency.map(|currency| format!(" {currency}")).unwrap_or_default();
             let amount = |amount: &Option<String>| amount.clone().unwrap_or_else(|| "unknown".to_owned());
             [
-                html! { a href=(visit.link(format!("wallets/{}", wallet.organization))) { (name) } },
+                organization(visit, &wallet.organization, &wallet.name),
                 state_badge(&wallet.state),
                 runway(wallet.runway_hours),
                 text(format!("{}{currency}", amount(&wallet.balance))),
@@ -169,11 +158,11 @@ impl View for WalletsPage {
                 button { "Show" }
             }
             @if let Some(found) = &self.found {
-                p { "Found " a href=(visit.link(format!("wallets/{found}"))) { (found) } }
+                p { "Found " (organization(visit, found, "")) }
             }
-            (table(headings, &rows.collect::<Vec<_>>(), empty))
+            (table(headings, rows, empty))
             @if let Some((runway, after)) = &self.next {
-                p { a href=(visit.link(format!("wallets?below={}&runway={runway}&after={after}", self.below))) { "Next wallets" } }
+                p { (link(visit, format!("wallets?below={}&runway={runway}&after={after}", self.below), "Next wallets")) }
             }
         }
     }

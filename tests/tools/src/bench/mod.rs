@@ -25,14 +25,13 @@ use std::{path::PathBuf, time::Instant};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use self::{ours::Ours, postgres::PostgresEngine, sqlite::SqliteEngine, top_up::Waits};
+use self::{ours::Ours, postgres::PostgresEngine, report::median, sqlite::SqliteEngine, top_up::Waits};
 
 use crate::Engine;
 
 pub use ours::peak_memory;
 pub(crate) use ours::printed_peak_mib;
 pub use report::Report;
-pub(crate) use report::median;
 pub(crate) use rounds::Rounds;
 
 /// How long a daemon may be away without an approval.
@@ -59,6 +58,23 @@ pub struct Options {
     pub sample: u32,
     /// This program, which is started again to bill.
     pub program: PathBuf,
+}
+
+impl Options {
+    /// An hour of a fleet on PostgreSQL in each round, without the original's way.
+    pub(crate) fn hourly(instances: u32, rounds: u32, program: PathBuf) -> Self {
+        Self {
+            engine: Engine::Postgres,
+            instances,
+            history: 0,
+            hours: 1,
+            connections: None,
+            batch: None,
+            rounds,
+            sample: 0,
+            program,
+        }
+    }
 }
 
 /// The costs of one part of a round.

@@ -12,7 +12,7 @@ pub(crate) struct Rounds {
 impl Rounds {
     /// A generated fleet of which no hour is billed yet.
     pub(crate) async fn seeded(options: &Options) -> Self {
-        let bench = PostgresEngine::seeded(options).await;
+        let bench = PostgresEngine::seeded_alone(options).await;
         let ours = Ours::new(options, bench.url());
         Self { bench, ours, hour: 0 }
     }

@@ -26,8 +26,8 @@ use tokio::{
 
 use super::{bench_idle::resident_mb, this_program};
 use crate::{
-    DAEMON, Engine,
-    bench::{Options, Rounds, median},
+    DAEMON,
+    bench::{Options, Rounds, compare::Ratio},
 };
 
 /// Measure the pages of the console over a large fleet
@@ -58,7 +58,7 @@ const REFRESH: Duration = Duration::from_secs(5);
 /// The pages that are left open.
 const OPEN: [&str; 5] = ["", "jobs/billing", "wallets", "holds", "billing"];
 
-/// Billing is due in a year: nothing changes while pages are measured.
+/// Billing is hourly, as pages expect it, but not due yet: nothing changes while pages are measured.
 const JOBS: &str = r#"
 [http]
 listen = "127.0.0.1:0"
@@ -68,8 +68,8 @@ tokens-file = "tokens"
 [[job]]
 name = "billing"
 kind = "billing"
-schedule = { every = "365d" }
-allow-long-gaps = true
+schedule = { every = "1h" }
+not-before = 2100-01-01T00:00:00Z
 [[job]]
 name = "heartbeat"
 kind = "heartbeat"
@@ -175,40 +175,32 @@ fn browse(served: &Served, browsers: u32, answers: &Arc<[AtomicU64; 2]>) -> Join
 
 /// Bills in turns without and with browsers, whose pages the daemon answers next to the process that bills.
 async fn with_browsers(args: &BenchConsoleArgs, browsers: u32) -> Value {
-    let options = Options {
-        engine: Engine::Postgres,
-        instances: args.instances,
-        history: 0,
-        hours: 1,
-        connections: None,
-        batch: None,
-        rounds: args.rounds,
-        sample: 1,
-        program: this_program(),
-    };
-    let mut rounds = Rounds::seeded(&options).await;
+    let mut rounds = Rounds::seeded(&Options::hourly(args.instances, args.rounds, this_program())).await;
     let served = serve(&rounds.url()).await;
     rounds.bill().await;
     let answers = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
-    let mut seconds = [Vec::new(), Vec::new()];
+    let mut pairs = Vec::new();
     for pair in 0..args.rounds {
+        let (mut alone, mut browsed) = (0.0, 0.0);
         // The first round of a pair is not always the same.
         for is_browsed in [pair % 2 == 1, pair % 2 == 0] {
             let open = is_browsed.then(|| browse(&served, browsers, &answers));
-            seconds[usize::from(is_browsed)].push(rounds.bill().await);
+            *if is_browsed { &mut browsed } else { &mut alone } = rounds.bill().await;
             drop(open);
         }
+        pairs.push((browsed, alone));
+        eprintln!("{} pairs: browsed / alone = {}", pairs.len(), Ratio::of(&pairs));
     }
     served.daemon.terminated().await.expect_code(0);
-    let ratios = seconds[0].iter().zip(&seconds[1]).map(|(alone, browsed)| browsed / alone);
-    let change = (median(&ratios.collect::<Vec<_>>()) - 1.0) * 100.0;
-    let [answered, refused] = [0, 1].map(|kind: usize| answers[kind].load(Ordering::Relaxed));
+    let Ratio { estimate, low, high } = Ratio::of(&pairs);
+    let percent = |ratio: f64| ((ratio - 1.0) * 10_000.0).round() / 100.0;
+    let [answered, failed] = [0, 1].map(|kind: usize| answers[kind].load(Ordering::Relaxed));
     json!({
         "instances": args.instances,
         "browsers": browsers,
-        "seconds": { "alone": seconds[0], "browsed": seconds[1] },
-        "change_percent": (change * 100.0).round() / 100.0,
-        "pages": { "answered": answered, "failed": refused },
+        "seconds_browsed_and_alone": pairs,
+        "slower_percent": { "estimate": percent(estimate), "low": percent(low), "high": percent(high) },
+        "pages": { "answered": answered, "failed": failed },
     })
 }
 

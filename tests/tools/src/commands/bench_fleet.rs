@@ -5,10 +5,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::this_program;
-use crate::{
-    Engine,
-    bench::{self, Options},
-};
+use crate::bench::{self, Options};
 
 /// Bill two hours of a large fleet, the second one while wallets are topped up: costs, memory, longest waits
 #[derive(Args)]
@@ -19,16 +16,5 @@ pub(super) struct BenchFleetArgs {
 }
 
 pub(super) async fn run(args: &BenchFleetArgs) -> Value {
-    let options = Options {
-        engine: Engine::Postgres,
-        instances: args.instances,
-        history: 0,
-        hours: 1,
-        connections: None,
-        batch: None,
-        rounds: 1,
-        sample: 0,
-        program: this_program(),
-    };
-    bench::run_fleet(&options).await
+    bench::run_fleet(&Options::hourly(args.instances, 1, this_program())).await
 }
