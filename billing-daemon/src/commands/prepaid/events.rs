@@ -27,7 +27,7 @@ pub(crate) enum EventsCommand {
     Show(ShowArgs),
     /// Send an event again to each endpoint that has not accepted it
     #[command(
-        after_help = "Example:\n  billing-daemon events redeliver 0198c5f2-7d5a-7000-8000-000000000001 --endpoint panel"
+        after_help = "Example:\n  billing-daemon events redeliver 0198c5f2-7d5a-7000-8000-000000000001"
     )]
     Redeliver(RedeliverArgs),
     /// Give up the deliveries of an event that are pending or dead
