@@ -25,7 +25,7 @@ pub struct Wanted {
     pub acked_order: Option<i64>,
     /// When the state began; none of an organization that was never low.
     pub since: Option<Micros>,
-    /// The present instances.
+    /// The instances that the panel has now: all that its newest order concerns.
     #[serde(flatten)]
     pub instances: InstanceList,
 }

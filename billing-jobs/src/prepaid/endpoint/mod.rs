@@ -102,7 +102,7 @@ pub struct EndpointParams {
 /// Who gets a mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipient {
-    /// The mail address.
+    /// Where the mail server sends it: a contact of the policy, or what the panel has of the owner.
     pub address: String,
     /// The name of the person; empty if it is unknown.
     pub name: String,
