@@ -101,7 +101,7 @@ impl Heartbeat {
         let sql = format!(
             "SELECT CASE WHEN s.job IS NOT NULL THEN {age} END AS age_ms, s.last_error, f.hand_back_after_seconds, f.halt,
                     coalesce((SELECT {spike} FROM scheduler_runs r
-                               WHERE r.job = s.job AND r.status IN ('done', 'dead', 'retrying')
+                               WHERE r.job = $1 AND r.status IN ('done', 'dead', 'retrying')
                                ORDER BY r.started_at DESC, r.id DESC LIMIT 1), '') <> '' AS spike
                FROM (SELECT 1 AS one) AS here
                LEFT JOIN scheduler_jobs s ON s.job = $1 LEFT JOIN scheduler_fencing f ON f.job = $1"
