@@ -3,7 +3,7 @@
 use std::fs;
 
 use billing_jobs::audit::queries;
-use billing_test_support::{Db, Login, Panel, Postgres, skipped};
+use billing_test_support::{Db, Login, Panel, Postgres, eventually, skipped};
 use sea_orm::{ConnectionTrait as _, DbBackend, Statement};
 use serde_json::Value;
 
@@ -86,6 +86,9 @@ impl Observed {
             skipped("the plans of PostgreSQL: its module auto_explain is not installed");
             return None;
         }
+        // The server must change neither statistics nor plans meanwhile.
+        observed.db.execute("ALTER SYSTEM SET autovacuum = off").await;
+        observed.db.execute("SELECT pg_reload_conf()").await;
         Some(observed)
     }
 
@@ -105,9 +108,13 @@ impl Observed {
         }
     }
 
-    /// The queries that were logged since the last call. An entry that is being written is one of the next call.
-    pub(crate) fn executed(&self, seen: &mut usize) -> Vec<Executed> {
+    /// The queries that were logged since the last call. A query is logged at its end, which its client does not wait for:
+    /// first each session becomes idle.
+    pub(crate) async fn executed(&self, seen: &mut usize) -> Vec<Executed> {
         const PLAN: &str = "  plan:\n";
+        const BUSY: &str = "SELECT count(*) FROM pg_stat_activity
+                             WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'";
+        eventually("each session is idle", async || (fetch(&self.db, BUSY).await == "0").then_some(())).await;
         let log = fs::read(self.server.folder().join("log")).expect("the server writes a log");
         let log = String::from_utf8_lossy(&log[*seen..]);
         let (mut rest, mut executed) = (&*log, Vec::new());
@@ -172,9 +179,6 @@ async fn seed_plans_and_holds(db: &Db) {
 async fn check_commands(is_analyzed: bool) {
     let Some(observed) = Observed::start().await else { return };
     let db = &observed.db;
-    // The server must not correct the statistics.
-    db.execute("ALTER SYSTEM SET autovacuum = off").await;
-    db.execute("SELECT pg_reload_conf()").await;
     if !is_analyzed {
         analyze_small_fleet(db).await;
     }
@@ -187,10 +191,10 @@ async fn check_commands(is_analyzed: bool) {
     observed.observe().await;
     let program = daemon(db, &[&job("billing", "billing", "1h", "")]);
     let mut seen = 0;
-    observed.executed(&mut seen);
+    observed.executed(&mut seen).await;
 
     db.connect().await.execute_unprepared(QUADRATIC).await.expect("a query");
-    let quadratic = observed.executed(&mut seen);
+    let quadratic = observed.executed(&mut seen).await;
     assert!(quadratic.iter().any(|query| query.fault().is_some()), "a quadratic plan is found");
 
     let forget = "TRUNCATE billing_meters, billing_wallet_openings";
@@ -213,10 +217,10 @@ async fn check_commands(is_analyzed: bool) {
         if !before.is_empty() {
             db.execute(before).await;
         }
-        observed.executed(&mut seen);
+        observed.executed(&mut seen).await;
         let ended = program.run(command).await;
         assert!(matches!(ended.code, Some(0 | 1)), "{command}: {}", ended.text());
-        let executed = observed.executed(&mut seen);
+        let executed = observed.executed(&mut seen).await;
         assert!(executed.len() > 3, "{command} executed {} queries", executed.len());
         for query in &executed {
             let Executed { text, plan } = query;

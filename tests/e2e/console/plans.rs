@@ -40,12 +40,12 @@ async fn seed(db: &Db) {
 /// Requests these pages; returns what the server executed meanwhile, with the page.
 async fn statements(observed: &Observed, client: &Client<'_>, pages: &[String]) -> Vec<(String, Executed)> {
     let mut seen = 0;
-    observed.executed(&mut seen);
+    observed.executed(&mut seen).await;
     let mut all = Vec::new();
     for page in pages {
         let answer = client.get(page).await;
         assert_eq!(answer.status, 200, "{page}: {}", answer.body);
-        all.extend(observed.executed(&mut seen).into_iter().map(|executed| (page.clone(), executed)));
+        all.extend(observed.executed(&mut seen).await.into_iter().map(|executed| (page.clone(), executed)));
     }
     all
 }
@@ -59,9 +59,9 @@ fn shape(text: &str) -> String {
 /// The statements of the status. They read all holds and standings, in one process once in two seconds, whatever pages are requested.
 async fn shapes_of_status(observed: &Observed, site: &Site) -> HashSet<String> {
     let mut seen = 0;
-    observed.executed(&mut seen);
+    observed.executed(&mut seen).await;
     site.program.run("status --json").await;
-    observed.executed(&mut seen).into_iter().map(|executed| shape(&executed.text)).collect()
+    observed.executed(&mut seen).await.into_iter().map(|executed| shape(&executed.text)).collect()
 }
 
 /// Requests for each page, and for those with a filter.
