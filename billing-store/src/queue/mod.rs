@@ -11,7 +11,9 @@ use billing_scheduler::{
     QueuedJob, StoreError,
 };
 use chrono::TimeDelta;
+use futures_util::future::try_join;
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
+use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -25,6 +27,8 @@ use crate::{
 
 /// The number of jobs that one call removes at most.
 const PRUNED: i64 = 10_000;
+/// The number of results that two connections settle on PostgreSQL, each a half in a transaction.
+const SHARED_BATCH: usize = 200;
 
 /// Adds jobs within a transaction of the application: they become due with its commit, which wakes the workers on PostgreSQL. Returns
 /// the ids of those that were added.
@@ -35,9 +39,9 @@ const PRUNED: i64 = 10_000;
 /// The error of the statement, such as a missing table or a lost connection; [`with_help`](crate::with_help) adds what to do. On
 /// PostgreSQL the transaction accepts no further statement then, and nothing is added.
 pub async fn enqueue_in(db: &impl ConnectionTrait, jobs: &[NewQueuedJob]) -> Result<Vec<Uuid>, DbErr> {
-    let rows = encode(jobs);
+    let rows = encode(jobs.iter().map(JobRow::new));
     let sql = sql::enqueue(Dialect::of(db.get_database_backend()));
-    ids(&db.query_all_raw(statement(db, &sql, [rows.into()])).await?)
+    ids(&db.query_all_raw(statement(db, &sql, [rows])).await?)
 }
 
 /// Finishes the job of a run within a transaction, together with the changes that the run makes in it: either both are committed, or
@@ -83,7 +87,7 @@ impl QueueStore for SeaOrmStore {
             return Ok(Vec::new());
         }
         let sql = sql::enqueue(self.dialect());
-        let rows = query_all(&self.db, self.statement(&sql, [encode(jobs).into()])).await;
+        let rows = query_all(&self.db, self.statement(&sql, [encode(jobs.iter().map(JobRow::new))])).await;
         rows.and_then(|rows| ids(&rows)).map_err(unavailable)
     }
 
@@ -110,9 +114,18 @@ impl QueueStore for SeaOrmStore {
     }
 
     async fn settle(&self, results: &[QueueResult]) -> Result<Vec<Uuid>, StoreError> {
-        let rows: Vec<_> = results.iter().map(encode_result).collect();
-        let rows = self.settle_rows(json!(rows).to_string()).await.map_err(unavailable)?;
-        ids(&rows).map_err(unavailable)
+        // On PostgreSQL two connections share a large batch: one server process would be the bottleneck of the queue.
+        let middle =
+            if self.dialect().is_sqlite() || results.len() < SHARED_BATCH { 0 } else { results.len() / 2 };
+        let (one, other) = results.split_at(middle);
+        let settled = if one.is_empty() {
+            self.settle_rows(other).await
+        } else {
+            try_join(self.settle_rows(one), self.settle_rows(other))
+                .await
+                .map(|(one, other)| [one, other].concat())
+        };
+        settled.map_err(unavailable)
     }
 
     async fn prune(&self, age: Duration) -> Result<u64, StoreError> {
@@ -142,23 +155,38 @@ impl SeaOrmStore {
         Ok(rows)
     }
 
-    async fn settle_rows(&self, results: String) -> Result<Vec<QueryResult>, DbErr> {
+    /// Settles results in one transaction, and returns the ids of their jobs.
+    async fn settle_rows(&self, results: &[QueueResult]) -> Result<Vec<Uuid>, DbErr> {
         let sql = sql::settle(self.dialect());
-        let values: [Value; 2] = [results.into(), self.holder.as_str().into()];
+        let values: [Value; 2] = [encode(results.iter().map(ResultRow::new)), self.holder.as_str().into()];
         let Some(record) = &sql.record else {
-            return query_all(&self.db, self.statement(&sql.update, values)).await;
+            return ids(&query_all(&self.db, self.statement(&sql.update, values)).await?);
         };
         let txn = begin(&self.db).await?;
         txn.execute_raw(self.statement(&sql.update, values.clone())).await?;
         let rows = txn.query_all_raw(self.statement(record, values)).await?;
         txn.commit().await?;
-        Ok(rows)
+        ids(&rows)
     }
 }
 
-/// Returns the parameter of [`sql::enqueue`].
-fn encode(jobs: &[NewQueuedJob]) -> String {
-    let row = |job: &NewQueuedJob| {
+/// A row of the parameter of [`sql::enqueue`]. A column that is left out is `NULL`: the server reads each field of each row.
+#[derive(Serialize)]
+struct JobRow<'a> {
+    id: Uuid,
+    kind: &'a str,
+    payload: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after: Option<i64>,
+    priority: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unique_key: Option<&'a str>,
+}
+
+impl<'a> JobRow<'a> {
+    fn new(job: &'a NewQueuedJob) -> Self {
         let (at, after) = match job.time {
             // A job never starts early: what is shorter than a microsecond is rounded up.
             QueueTime::At(at) => (
@@ -167,45 +195,76 @@ fn encode(jobs: &[NewQueuedJob]) -> String {
             ),
             QueueTime::After(after) => (None, Some(micros(after))),
         };
-        json!({
-            "id": job.id.to_string(),
-            "kind": job.kind,
-            "payload": storable_json(&job.payload).to_string(),
-            "at": at,
-            "after": after,
-            "priority": job.priority,
-            "unique_key": job.unique_key,
-        })
-    };
-    json!(jobs.iter().map(row).collect::<Vec<_>>()).to_string()
+        Self {
+            id: job.id,
+            kind: &job.kind,
+            payload: storable_json(&job.payload).to_string(),
+            at,
+            after,
+            priority: job.priority,
+            unique_key: job.unique_key.as_deref(),
+        }
+    }
 }
 
-/// Returns one row of the parameter of [`sql::settle`].
-fn encode_result(result: &QueueResult) -> serde_json::Value {
-    let run = &result.run;
-    let (after, failed) = match result.next {
-        QueueNext::Finished => (None, run.attempt.saturating_sub(1)),
-        QueueNext::Again { after, failed_attempts } => (Some(micros(after)), failed_attempts),
-    };
-    let text = |text: &Option<String>| text.as_ref().map(|text| text.replace('\0', "\u{fffd}"));
-    json!({
-        "id": result.id.to_string(),
-        "token": run.fencing_token.0,
-        "after": after,
-        "failed": failed,
-        "run": run.id.to_string(),
-        "kind": run.job,
-        "scheduled": run.scheduled_at.timestamp_micros(),
-        "status": run.status.as_str(),
-        "attempt": run.attempt,
-        "started": run.started_at.timestamp_micros(),
-        "finished": run.finished_at.timestamp_micros(),
-        "lateness": run.lateness_ms(),
-        "items": run.items,
-        "reason": text(&run.reason),
-        "error": text(&run.error),
-        "details": (!run.details.is_null()).then(|| storable_json(&run.details).to_string()),
-    })
+/// A row of the parameter of [`sql::settle`]. A column that is left out is `NULL`.
+#[derive(Serialize)]
+struct ResultRow<'a> {
+    id: Uuid,
+    token: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after: Option<i64>,
+    failed: u32,
+    run: Uuid,
+    kind: &'a str,
+    scheduled: i64,
+    status: &'static str,
+    attempt: u32,
+    started: i64,
+    finished: i64,
+    lateness: i64,
+    items: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<String>,
+}
+
+impl<'a> ResultRow<'a> {
+    fn new(result: &'a QueueResult) -> Self {
+        let run = &result.run;
+        let (after, failed) = match result.next {
+            QueueNext::Finished => (None, run.attempt.saturating_sub(1)),
+            QueueNext::Again { after, failed_attempts } => (Some(micros(after)), failed_attempts),
+        };
+        let text = |text: &Option<String>| text.as_ref().map(|text| text.replace('\0', "\u{fffd}"));
+        Self {
+            id: result.id,
+            token: run.fencing_token.0,
+            after,
+            failed,
+            run: run.id,
+            kind: &run.job,
+            scheduled: run.scheduled_at.timestamp_micros(),
+            status: run.status.as_str(),
+            attempt: run.attempt,
+            started: run.started_at.timestamp_micros(),
+            finished: run.finished_at.timestamp_micros(),
+            lateness: run.lateness_ms(),
+            items: run.items,
+            reason: text(&run.reason),
+            error: text(&run.error),
+            details: (!run.details.is_null()).then(|| storable_json(&run.details).to_string()),
+        }
+    }
+}
+
+/// Returns rows as a parameter.
+fn encode<R: Serialize>(rows: impl Iterator<Item = R>) -> Value {
+    let rows: Vec<_> = rows.collect();
+    serde_json::to_string(&rows).expect("numbers, texts and ids are valid JSON").into()
 }
 
 fn queued_job(row: &QueryResult) -> Result<QueuedJob, DbErr> {

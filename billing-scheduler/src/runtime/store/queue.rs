@@ -34,7 +34,7 @@ pub trait QueueStore: Send + Sync + 'static {
     /// Extends claims by their full length, and returns the ids of those that are still held.
     async fn renew_claims(&self, claims: &[(Uuid, FencingToken)]) -> Result<Vec<Uuid>, StoreError>;
 
-    /// Writes the results of runs and their rows in the history, in one transaction, and returns the ids of the jobs that were
+    /// Writes the results of runs, each in one transaction with its row in the history, and returns the ids of the jobs that were
     /// written, or that the run itself has finished under the same token. Nothing is written for a job whose claim is lost.
     ///
     /// # Errors
