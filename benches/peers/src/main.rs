@@ -26,6 +26,9 @@ struct Cli {
     /// Server with the administrator's login, such as postgres://postgres@127.0.0.1:5432; without it, SQLite alone is measured
     #[arg(long, global = true)]
     postgres: Option<String>,
+    /// Engines to measure with queued jobs
+    #[arg(long, global = true, value_enum, value_delimiter = ',')]
+    queues: Option<Vec<queue::Engine>>,
 }
 
 #[derive(Subcommand)]
@@ -74,16 +77,20 @@ async fn main() {
         println!("{}", recurring::memory_per_idle_job(engine, jobs).await);
         return;
     }
+    let queues = cli.queues.unwrap_or_else(|| queue::Engine::value_variants().to_vec());
     let mut rows = Vec::new();
     for measurement in cli.measurement.parts() {
         for round in 0..cli.rounds {
-            rows.extend(measurement.round(round, cli.postgres.as_deref()).await);
+            let mut measured = Round { round, rows: &mut rows };
+            measurement.measure(&mut measured, &databases(cli.postgres.as_deref(), &queues, round)).await;
         }
     }
     if let Some(path) = &cli.json {
         report::write_json(path, &rows);
     }
     println!("{}", report::tables(&rows));
+    // A worker that did not stop must not keep this process.
+    std::process::exit(0);
 }
 
 impl Measurement {
@@ -101,85 +108,72 @@ impl Measurement {
     }
 
     /// Measures every engine once.
-    async fn round(&self, round: u32, postgres: Option<&str>) -> Vec<Row> {
-        let mut rows = Vec::new();
+    async fn measure(&self, round: &mut Round<'_>, databases: &[(queue::Engine, Kind<'_>)]) {
         match self {
             Self::All => unreachable!("it was replaced by its parts"),
             Self::Recurring { jobs } => {
                 for jobs in jobs {
-                    for engine in in_turn(recurring::Engine::value_variants(), round) {
+                    for engine in in_turn(recurring::Engine::value_variants(), round.round) {
                         let values = recurring::lateness(engine, *jobs).await;
-                        rows.push(Row::new(
-                            &format!("{jobs} recurring jobs at one instant"),
-                            engine.name(),
-                            round,
-                            values,
-                        ));
+                        round.add(&format!("{jobs} recurring jobs at one instant"), engine.name(), values);
                     }
                 }
             }
             Self::Throughput { jobs } => {
-                for (engine, database) in databases(postgres, round) {
+                for (engine, database) in databases {
                     let (name, database) = database.create(&engine.name()).await;
-                    let values = queue::throughput(engine, &database, *jobs).await;
+                    let values = queue::throughput(*engine, &database, *jobs).await;
                     database.drop().await;
-                    rows.push(Row::new(
-                        &format!("queued jobs per second on {name}"),
-                        engine.name(),
-                        round,
-                        values,
-                    ));
+                    round.add(&format!("queued jobs per second on {name}"), engine.name(), values);
                 }
             }
             Self::Queued { jobs } => {
                 for jobs in jobs {
-                    for (engine, database) in databases(postgres, round) {
+                    for (engine, database) in databases {
                         let (name, database) = database.create(&engine.name()).await;
-                        let values = queue::lateness(engine, &database, *jobs).await;
+                        let values = queue::lateness(*engine, &database, *jobs).await;
                         database.drop().await;
-                        rows.push(Row::new(
-                            &format!("{jobs} queued jobs at one instant on {name}"),
-                            engine.name(),
-                            round,
-                            values,
-                        ));
+                        let case = format!("{jobs} queued jobs at one instant on {name}");
+                        round.add(&case, engine.name(), values);
                     }
                 }
             }
             Self::Latency { jobs } => {
                 for elsewhere in [false, true] {
-                    for (engine, database) in databases(postgres, round) {
+                    for (engine, database) in databases {
                         let (name, database) = database.create(&engine.name()).await;
-                        let values = queue::start_latency(engine, &database, *jobs, elsewhere).await;
+                        let values = queue::start_latency(*engine, &database, *jobs, elsewhere).await;
                         database.drop().await;
                         let by = if elsewhere { "another" } else { "the worker's" };
-                        rows.push(Row::new(
-                            &format!("start of a queued job that {by} process adds on {name}"),
-                            engine.name(),
-                            round,
-                            values,
-                        ));
+                        let case = format!("start of a queued job that {by} process adds on {name}");
+                        round.add(&case, engine.name(), values);
                     }
                 }
             }
             Self::Memory { jobs, .. } => {
-                for engine in in_turn(recurring::Engine::value_variants(), round) {
+                for engine in in_turn(recurring::Engine::value_variants(), round.round) {
                     let bytes = memory_in_new_process(engine, *jobs);
                     let values =
                         serde_json::json!({ "bytes_per_job": bytes, "mb": bytes * *jobs as f64 / 1e6 });
-                    rows.push(Row::new(
-                        &format!("memory of {jobs} idle recurring jobs"),
-                        engine.name(),
-                        round,
-                        values,
-                    ));
+                    round.add(&format!("memory of {jobs} idle recurring jobs"), engine.name(), values);
                 }
             }
         }
-        for Row { case, engine, values, .. } in &rows {
-            eprintln!("round {round}: {case}: {engine}: {values}");
-        }
-        rows
+    }
+}
+
+/// One round, and the measurements of all rounds.
+struct Round<'a> {
+    round: u32,
+    rows: &'a mut Vec<Row>,
+}
+
+impl Round<'_> {
+    /// Adds a measurement and prints it: others may take minutes.
+    fn add(&mut self, case: &str, engine: String, values: impl serde::Serialize) {
+        let row = Row::new(case, engine, self.round, values);
+        eprintln!("round {}: {case}: {}: {}", row.round, row.engine, row.values);
+        self.rows.push(row);
     }
 }
 
@@ -201,8 +195,12 @@ impl Kind<'_> {
 }
 
 /// Returns each engine with each database that it supports.
-fn databases(postgres: Option<&str>, round: u32) -> Vec<(queue::Engine, Kind<'_>)> {
-    let engines = || in_turn(queue::Engine::value_variants(), round);
+fn databases<'a>(
+    postgres: Option<&'a str>,
+    queues: &[queue::Engine],
+    round: u32,
+) -> Vec<(queue::Engine, Kind<'a>)> {
+    let engines = || in_turn(queue::Engine::value_variants(), round).filter(|engine| queues.contains(engine));
     let on_postgres =
         postgres.into_iter().flat_map(|server| engines().map(move |engine| (engine, Kind::Postgres(server))));
     let on_sqlite = engines().filter(|engine| *engine != queue::Engine::GraphileWorker);

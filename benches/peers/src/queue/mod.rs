@@ -34,6 +34,9 @@ const BATCH: u64 = 1_000;
 /// How long a measurement may take. What has not run by then is lost.
 const TIMEOUT: Duration = Duration::from_mins(2);
 
+/// How long a worker may take to stop. After that it is left alone: its database is dropped.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// How many jobs an engine adds, and runs and records, in a second.
 #[derive(Clone, Serialize)]
 pub(crate) struct Throughput {
@@ -133,15 +136,19 @@ async fn measure(mut queue: impl Queue, jobs: u64) -> Throughput {
 
     let numbers: Vec<u64> = (single..all).collect();
     let began = Instant::now();
-    for batch in numbers.chunks(usize::try_from(BATCH).expect("small")) {
-        queue.add_all(batch.to_vec(), None).await;
-    }
+    let add = async {
+        for batch in numbers.chunks(usize::try_from(BATCH).expect("small")) {
+            queue.add_all(batch.to_vec(), None).await;
+        }
+    };
+    // What is not added is lost.
+    let _ = timeout(TIMEOUT, add).await;
     let added = began.elapsed();
     wait_until_finished(&queue, &starts, all).await;
     let finished = began.elapsed();
     // What starts a second time would start now.
     sleep(Duration::from_millis(300)).await;
-    queue.stop().await;
+    stop(queue).await;
     let rate = |count: u64, time: Duration| (count as f64 / time.as_secs_f64()).round();
     let Lateness { lost, repeated, .. } = starts.lateness(0);
     Throughput {
@@ -150,6 +157,12 @@ async fn measure(mut queue: impl Queue, jobs: u64) -> Throughput {
         finished: rate(jobs, finished),
         lost,
         repeated,
+    }
+}
+
+async fn stop(queue: impl Queue) {
+    if timeout(STOP_TIMEOUT, queue.stop()).await.is_err() {
+        eprintln!("the worker did not stop within {} s", STOP_TIMEOUT.as_secs());
     }
 }
 
@@ -192,7 +205,7 @@ async fn measure_start_latency(mut queue: impl Queue, jobs: u64, elsewhere: bool
         }
         late_us.extend(starts.started_us(job).map(|at| at.cast_signed() - began.cast_signed()));
     }
-    queue.stop().await;
+    stop(queue).await;
     let Lateness { lost, repeated, .. } = starts.lateness(0);
     added_us.sort_unstable();
     late_us.sort_unstable();
@@ -210,11 +223,18 @@ async fn measure_lateness(mut queue: impl Queue, jobs: u64) -> Lateness {
     let due_us = whole_second_after(Duration::from_secs(4 + jobs / 2_000));
     let due = SystemTime::UNIX_EPOCH + Duration::from_micros(due_us);
     let numbers: Vec<u64> = (0..jobs).collect();
-    for batch in numbers.chunks(usize::try_from(BATCH).expect("small")) {
-        queue.add_all(batch.to_vec(), Some(due)).await;
+    let add = async {
+        for batch in numbers.chunks(usize::try_from(BATCH).expect("small")) {
+            queue.add_all(batch.to_vec(), Some(due)).await;
+        }
+    };
+    // What is not added is lost.
+    let _ = timeout(TIMEOUT, add).await;
+    if now_us() > due_us {
+        eprintln!("the jobs were added {} ms after the instant", (now_us() - due_us) / 1_000);
     }
     sleep_until(due_us).await;
     wait_until_finished(&queue, &starts, jobs).await;
-    queue.stop().await;
+    stop(queue).await;
     starts.lateness(due_us)
 }
