@@ -430,9 +430,15 @@ pub async fn read_runs(db: &DatabaseConnection, filter: &RunFilter) -> Result<Ve
         condition(since.timestamp_micros().into(), &|at| format!("r.started_at >= {}", dialect.at(at)));
     }
     if let Some(at) = scheduled_at {
+        let of_job = job.as_ref().map(|_| format!("job = ${} AND ", 1 + usize::from(id.is_some())));
+        let of_job = of_job.unwrap_or_default();
         condition(at.timestamp_micros().into(), &|at| {
             let at = dialect.at(at);
-            format!("coalesce(r.scheduled_from, r.scheduled_at) <= {at} AND r.scheduled_at >= {at}")
+            // Each part has an index. Few rows cover a range, and a range may be of any length.
+            format!(
+                "r.id IN (SELECT id FROM scheduler_runs WHERE {of_job}cause <> 'queue' AND scheduled_at = {at} UNION ALL
+                          SELECT id FROM scheduler_runs WHERE {of_job}scheduled_from IS NOT NULL AND scheduled_from <= {at} AND scheduled_at >= {at})"
+            )
         });
     }
     if let Some(request_id) = request_id {

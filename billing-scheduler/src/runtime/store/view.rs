@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    history::{RunRecord, RunStatus},
+    history::{RunCause, RunRecord, RunStatus},
     lease::{ClaimHint, JobState},
     request::Pause,
 };
@@ -87,7 +87,7 @@ pub struct RunFilter {
     pub status: Option<RunStatus>,
     /// Only runs that started at this time or later.
     pub since: Option<DateTime<Utc>>,
-    /// Only runs of this scheduled time, or of a range that contains it.
+    /// Only runs of this scheduled time, or of a range that contains it. A queued job has no scheduled time.
     pub scheduled_at: Option<DateTime<Utc>>,
     /// Only the run that answers this control request.
     pub request_id: Option<Uuid>,
@@ -104,7 +104,9 @@ impl RunFilter {
             && self.job.as_ref().is_none_or(|job| *job == run.job)
             && self.status.is_none_or(|status| status == run.status)
             && self.since.is_none_or(|since| since <= run.started_at)
-            && self.scheduled_at.is_none_or(|at| (from..=run.scheduled_at).contains(&at))
+            && self
+                .scheduled_at
+                .is_none_or(|at| run.cause != RunCause::Queue && (from..=run.scheduled_at).contains(&at))
             && self.request_id.is_none_or(|request| Some(request) == run.request_id)
     }
 }

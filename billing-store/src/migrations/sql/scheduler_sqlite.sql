@@ -59,6 +59,9 @@ CREATE UNIQUE INDEX IF NOT EXISTS scheduler_runs_finished_once
     ON scheduler_runs (job, node, scheduled_at)
     WHERE status IN ('done', 'dead') AND cause = 'schedule';
 CREATE INDEX IF NOT EXISTS scheduler_runs_by_job ON scheduler_runs (job, started_at DESC);
+-- The rows of one scheduled time: its own, and those of a range that has it. A queued job has no scheduled time.
+CREATE INDEX IF NOT EXISTS scheduler_runs_by_scheduled_time ON scheduler_runs (job, scheduled_at) WHERE cause <> 'queue';
+CREATE INDEX IF NOT EXISTS scheduler_runs_of_ranges ON scheduler_runs (job, scheduled_at) WHERE scheduled_from IS NOT NULL;
 -- The answer to a request, and the newest rows of all jobs.
 CREATE INDEX IF NOT EXISTS scheduler_runs_by_request ON scheduler_runs (request_id) WHERE request_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS scheduler_runs_by_time ON scheduler_runs (started_at DESC);
