@@ -1,4 +1,6 @@
-//! Counts what a store returns: claims, recorded runs, lost leases and errors of the database.
+//! Counts what a store returns: claims, recorded runs, lost leases and errors of the database. Adds the id of its trace to a run.
+
+use std::borrow::Cow;
 
 use async_trait::async_trait;
 use billing_scheduler::{
@@ -7,8 +9,9 @@ use billing_scheduler::{
 };
 use billing_store::{QueryFailed, classify};
 use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
 
-use crate::telemetry::metrics;
+use crate::telemetry::{metrics, otel::trace_id};
 
 /// A store whose results are counted.
 pub(crate) struct MeteredStore<S>(pub(crate) S);
@@ -24,6 +27,20 @@ fn counted<T>(result: Result<T, StoreError>) -> Result<T, StoreError> {
         _ => {}
     }
     result
+}
+
+/// Returns the record with the id of its trace in its details, by which the steps of the run are found.
+fn traced(run: &RunRecord) -> Cow<'_, RunRecord> {
+    let Some(trace) = trace_id() else { return Cow::Borrowed(run) };
+    let mut run = run.clone();
+    match &mut run.details {
+        details @ Value::Null => *details = json!({ "trace_id": trace }),
+        Value::Object(details) => {
+            details.insert("trace_id".to_owned(), trace.into());
+        }
+        _ => {}
+    }
+    Cow::Owned(run)
 }
 
 #[async_trait]
@@ -46,11 +63,11 @@ impl<S: Store> Store for MeteredStore<S> {
         run: &RunRecord,
         next: &JobState,
     ) -> Result<(), StoreError> {
-        counted(self.0.record(lease, run, next).await).inspect(|()| metrics::recorded(run))
+        counted(self.0.record(lease, &traced(run), next).await).inspect(|()| metrics::recorded(run))
     }
 
     async fn finish(&self, lease: &Lease, run: &RunRecord, next: &JobState) -> Result<(), StoreError> {
-        counted(self.0.finish(lease, run, next).await).inspect(|()| metrics::recorded(run))
+        counted(self.0.finish(lease, &traced(run), next).await).inspect(|()| metrics::recorded(run))
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {

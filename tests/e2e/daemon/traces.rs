@@ -258,6 +258,13 @@ async fn billing_run_is_one_trace(db: &Db) {
     ] {
         assert_eq!(run.field(name), value, "{name}");
     }
+    let details = fetch(db, "SELECT CAST(details AS text) FROM scheduler_runs WHERE job = 'billing'").await;
+    let details: Value = serde_json::from_str(&details).expect("an object");
+    assert_eq!(
+        (&details["trace_id"], &details["hours"]),
+        (&run.trace.clone().into(), &9.into()),
+        "{details}"
+    );
     assert!(run.field("scheduled_at").ends_with(" UTC"), "{run:?}");
     assert_eq!(run.status, 0, "{run:?}");
     for (name, value) in [("service.name", "billing-of-a-test"), ("deployment.environment.name", "test bed")]

@@ -41,5 +41,10 @@ pub(crate) fn describe_destination() -> Result<Option<String>, String> {
     super::not_built_in(super::variable).map_or(Ok(None), Err)
 }
 
+/// Returns no id: no trace is sent.
+pub(crate) fn trace_id() -> Option<String> {
+    None
+}
+
 /// Leaves the span alone: there is no trace to continue.
 pub(crate) fn continue_trace(_: &Span, _: &HeaderMap) {}

@@ -13,9 +13,9 @@ mod pipeline;
 mod settings;
 
 #[cfg(not(feature = "otel"))]
-pub(crate) use disabled::{Traces, continue_trace, describe_destination};
+pub(crate) use disabled::{Traces, continue_trace, describe_destination, trace_id};
 #[cfg(feature = "otel")]
-pub(crate) use pipeline::{Traces, continue_trace, describe_destination};
+pub(crate) use pipeline::{Traces, continue_trace, describe_destination, trace_id};
 
 /// Reads a variable of the process; an empty one counts as unset.
 fn variable(name: &str) -> Option<String> {

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 use opentelemetry::{
-    InstrumentationScope, KeyValue, propagation::TextMapPropagator, trace::TracerProvider as _,
+    InstrumentationScope, KeyValue,
+    propagation::TextMapPropagator,
+    trace::{TraceContextExt as _, TracerProvider as _},
 };
 use opentelemetry_http::HeaderExtractor;
 use opentelemetry_otlp::{ExporterBuildError, Protocol, WithExportConfig as _, WithHttpConfig as _};
@@ -123,6 +125,13 @@ fn provider(
         .with_attributes(settings.resource)
         .build();
     Ok(SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter).build())
+}
+
+/// Returns the id of the trace of the current span, if it is sent to a collector.
+pub(crate) fn trace_id() -> Option<String> {
+    let context = Span::current().context();
+    let span = context.span().span_context().clone();
+    (span.is_valid() && span.is_sampled()).then(|| span.trace_id().to_string())
 }
 
 /// Makes `span` a part of the trace that `headers` name, if they name one and traces are sent.
