@@ -15,7 +15,7 @@ use billing_jobs::{
 use chrono::{DateTime, Utc};
 use sea_orm::DbErr;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{IntoParams, IntoResponses, ToSchema};
 use uuid::Uuid;
 
 use super::{AppState, handlers::Unavailable};
@@ -99,17 +99,27 @@ impl From<Wanted> for StandingEntry {
     }
 }
 
+/// Why a request is not answered.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "only what the derive adds to the document is of interest")]
+enum Refusal {
+    /// A parameter is invalid
+    #[response(status = 400)]
+    Invalid(String),
+    /// No organization has this id
+    #[response(status = 404)]
+    Unknown(String),
+    /// The database failed
+    #[response(status = 503)]
+    Unavailable(String),
+}
+
 /// The wanted state of organizations, in the order of their ids. An organization that was never low is listed only if it is requested.
 #[utoipa::path(
     get,
     path = "/api/standings",
     params(StandingsQuery),
-    responses(
-        (status = 200, body = Vec<StandingEntry>),
-        (status = 400, body = String),
-        (status = 404, body = String, description = "No organization has this id"),
-        (status = 503, body = String)
-    )
+    responses((status = 200, body = Vec<StandingEntry>), Refusal)
 )]
 pub(super) async fn standings(
     State(shared): State<Arc<AppState>>,
@@ -152,12 +162,7 @@ pub(super) struct InstancesQuery {
     get,
     path = "/api/standings/{organization}/instances",
     params(("organization" = Uuid, Path, description = "The id of the organization."), InstancesQuery),
-    responses(
-        (status = 200, body = Vec<InstanceEntry>),
-        (status = 400, body = String),
-        (status = 404, body = String, description = "No organization has this id"),
-        (status = 503, body = String)
-    )
+    responses((status = 200, body = Vec<InstanceEntry>), Refusal)
 )]
 pub(super) async fn instances(
     State(shared): State<Arc<AppState>>,
