@@ -150,13 +150,13 @@ def run(session):
 def schedule(session):
     session.open("schedule")
     expect("audit" in session.text(), "the next runs are listed")
-    session.page.fill("[name=cron]", "30 2 * * *")
+    session.page.fill("[name=text]", "30 2 * * *")
     session.page.fill("[name=zone]", "Europe/Berlin")
     session.page.fill("[name=from]", "2027-03-26T00:00:00Z")
     session.page.click(".filter button")
     session.check("schedule")
     expect("first instant after the clock is changed" in session.text(), "a skipped local time is marked")
-    session.page.fill("[name=cron]", "30 2 * *")
+    session.page.fill("[name=text]", "30 2 * *")
     session.page.click(".filter button")
     expect("fields" in session.text(), "an invalid expression is explained")
 

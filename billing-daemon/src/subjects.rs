@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use billing_jobs::billing::Scope;
-use billing_store::{columns, query_fleet};
-use sea_orm::{DatabaseConnection, DbBackend, DbErr, Statement};
+use billing_store::{columns, query_fleet, statement};
+use sea_orm::{DatabaseConnection, DbBackend, DbErr};
 use uuid::Uuid;
 
 use crate::exit::{Exit, Failure};
@@ -42,10 +42,21 @@ pub(crate) async fn resolve(db: &DatabaseConnection, names: &[String]) -> Result
 /// # Errors
 /// The name has no match, or several.
 pub(crate) async fn organization(db: &DatabaseConnection, name: &str) -> Result<String, Failure> {
+    find_organization(db, name).await?.map_or_else(|| Err(unknown(name)), Ok)
+}
+
+/// Looks up the organization with this name; returns its id, or none if the name has no match.
+///
+/// # Errors
+/// The name has several matches.
+pub(crate) async fn find_organization(
+    db: &DatabaseConnection,
+    name: &str,
+) -> Result<Option<String>, Failure> {
     let mut found =
         find(db, name).await.map_err(|error| Failure::database("look up the organization", &error))?;
     found.retain(|subject, _| !subject.is_instance);
-    only_one(name, &found).map(|subject| subject.id)
+    if found.is_empty() { Ok(None) } else { only_one(name, &found).map(|subject| Some(subject.id)) }
 }
 
 /// Instances that exist or are held, and organizations; each with its label or name.
@@ -70,7 +81,7 @@ async fn find(db: &DatabaseConnection, name: &str) -> Result<BTreeMap<Subject, S
         2 * LISTED
     );
     let name = id.unwrap_or_else(|| name.to_owned());
-    let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, [name.into()]);
+    let statement = statement(db, &sql, [name.into()]);
     let mut found = BTreeMap::new();
     for row in query_fleet(db, statement).await? {
         let subject =
@@ -80,15 +91,16 @@ async fn find(db: &DatabaseConnection, name: &str) -> Result<BTreeMap<Subject, S
     Ok(found)
 }
 
+fn unknown(name: &str) -> Failure {
+    let message = format!("no instance and no organization is named {name:?}: use an id, a label, or a slug");
+    Failure::new(Exit::Usage, message)
+}
+
 fn only_one(name: &str, found: &BTreeMap<Subject, String>) -> Result<Subject, Failure> {
     let mut subjects = found.keys();
     match (subjects.next(), subjects.next()) {
         (Some(subject), None) => Ok(subject.clone()),
-        (None, _) => {
-            let message =
-                format!("no instance and no organization is named {name:?}: use an id, a label, or a slug");
-            Err(Failure::new(Exit::Usage, message))
-        }
+        (None, _) => Err(unknown(name)),
         (Some(_), Some(_)) => {
             let describe = |(subject, name): (&Subject, &String)| {
                 let kind = if subject.is_instance { "instance" } else { "organization" };

@@ -2,8 +2,10 @@
 
 mod prices;
 mod read;
+mod recent;
 mod search;
 mod views;
 
 pub(crate) use read::explain;
+pub(crate) use recent::{RecentCharge, recent};
 pub(crate) use views::{ChargeExplanation, ChargeView, HoldView};

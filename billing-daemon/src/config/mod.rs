@@ -34,8 +34,9 @@ use toml::de::{DeTable, DeValue, Error};
 
 pub use daemon::{DaemonSettings, PanelBilling};
 pub use diagnostic::{Diagnostic, Location};
+pub(crate) use schedule::parse_schedule;
 pub use schema::schema;
-pub(crate) use suggest::did_you_mean;
+pub(crate) use suggest::{closest, did_you_mean};
 
 use crate::config::{environment::Environment, http::HttpSettings};
 use job::Draft;

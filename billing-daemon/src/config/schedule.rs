@@ -5,17 +5,34 @@ use std::ops::Range;
 use billing_scheduler::{Dst, Schedule, ScheduleError};
 use chrono::{DateTime, Utc};
 use serde_spanned::Spanned;
-use toml::de::DeValue;
+use toml::de::{DeTable, DeValue};
 
 use super::{
+    Diagnostic,
     report::{Report, Section, mismatch},
+    report_syntax,
     suggest::did_you_mean,
-    tables::ScheduleTable,
+    tables::{JobTable, ScheduleTable},
 };
 
 const EXPECTED: &str = "a table such as { every = \"1h\" }, { cron = \"0 * * * *\" } or { at = \"2026-12-01T00:00:00Z\" }, or a list of them";
 /// The keys that define the type of a schedule; a table has one of them.
 const KINDS: [&str; 3] = ["every", "cron", "at"];
+
+/// Parses a value that `schedule` may have in jobs.toml, such as `{ every = "1h", offset = "5m" }`.
+///
+/// # Errors
+/// Every mistake in it, at least one.
+pub(crate) fn parse_schedule(value: &str, now: DateTime<Utc>) -> Result<Schedule, Vec<Diagnostic>> {
+    let text = format!("schedule = {value}");
+    let report = Report::new("schedule", &text, now);
+    let (root, errors) = DeTable::parse_recoverable(&text);
+    report_syntax(&report, &errors);
+    let schedule =
+        if errors.is_empty() { read(&Section::new::<JobTable>(&report, root.get_ref(), 0..0)) } else { None };
+    let problems = report.finish();
+    schedule.map(Spanned::into_inner).filter(|_| problems.is_empty()).ok_or(problems)
+}
 
 /// Reads `schedule` and the keys of the job that apply to it. The span is that of the value that defines the times.
 pub(super) fn read(job: &Section<'_, '_>) -> Option<Spanned<Schedule>> {

@@ -1,13 +1,18 @@
 //! Suggests the known word for a mistyped one.
 
-/// Returns `did you mean `x`?` with the one of `known` that is closest to `word`, if one is close.
-pub(crate) fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+/// Returns the one of `known` that is closest to `word`, if one is close.
+pub(crate) fn closest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let typed = word.to_lowercase();
     let distance = |known: &str| strsim::osa_distance(&typed, &known.to_lowercase());
     let (distance, closest) =
         known.into_iter().map(|known| (distance(known), known)).min_by_key(|(distance, _)| *distance)?;
     // A third of the letters may be wrong, at least one.
-    (distance <= (closest.chars().count() / 3).max(1)).then(|| format!("did you mean `{closest}`?"))
+    (distance <= (closest.chars().count() / 3).max(1)).then_some(closest)
+}
+
+/// Returns `did you mean `x`?` with the word of [`closest`].
+pub(crate) fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    closest(word, known).map(|closest| format!("did you mean `{closest}`?"))
 }
 
 /// Returns the suggestion of [`did_you_mean`], or else all of `known`.

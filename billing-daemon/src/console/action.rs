@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::{
     answer::Format,
-    layout,
+    layout, nearest,
     page::{approvals, event, job},
     problem::Problem,
     visit::{Visit, parse_time},
@@ -32,7 +32,6 @@ use super::{
 use crate::{
     format::instant,
     prepaid::{Author, DeliveryChange, PolicyEdit, PolicyError, change_deliveries, set_policy},
-    subjects,
 };
 
 /// The longest reason, in characters.
@@ -59,52 +58,68 @@ pub(super) struct Form<'a> {
     pub(super) path: &'a str,
     pub(super) label: &'a str,
     pub(super) hidden: &'a [(&'a str, &'a str)],
-    pub(super) visible: &'a [Field<'a>],
+    /// Each with the value that it has first.
+    pub(super) visible: &'a [(Field, &'a str)],
     /// What the action does, in a sentence.
     pub(super) hint: &'a str,
 }
 
 /// A field that the person fills.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Field<'a> {
-    pub(super) name: &'a str,
-    pub(super) value: &'a str,
-    pub(super) is_optional: bool,
+pub(super) struct Field {
+    pub(super) name: &'static str,
+    label: &'static str,
+    input: Input,
 }
 
-/// The labels of the fields that a person fills.
-const LABELS: [(&str, &str); 6] = [
-    ("amount", "Type the amount"),
-    ("mode", "Mode"),
-    ("credit_limit", "Credit limit"),
-    ("never_suspend_until", "Not suspended before (UTC, such as 2026-11-22T15:00:00Z)"),
-    ("contact", "Address for mails"),
-    ("reason", "Reason"),
-];
+/// What a person enters in a field.
+enum Input {
+    Required,
+    Optional,
+    /// One of these words.
+    OneOf(fn() -> Vec<&'static str>),
+}
 
-impl<'a> Field<'a> {
-    pub(super) fn new(name: &'a str) -> Self {
-        Self { name, ..Self::default() }
+impl Field {
+    pub(super) const AMOUNT: Self = Self::new("amount", "Type the amount", Input::Required);
+    pub(super) const MODE: Self = Self::new("mode", "Mode", Input::OneOf(modes));
+    pub(super) const CREDIT_LIMIT: Self = Self::new("credit_limit", "Credit limit", Input::Required);
+    pub(super) const NEVER_SUSPEND_UNTIL: Self = Self::new(
+        "never_suspend_until",
+        "Not suspended before (UTC, such as 2026-11-22T15:00:00Z)",
+        Input::Optional,
+    );
+    pub(super) const CONTACT: Self = Self::new("contact", "Address for mails", Input::Optional);
+    const REASON: Self = Self::new("reason", "Reason", Input::Required);
+    const ALL: [Self; 6] = [
+        Self::AMOUNT,
+        Self::MODE,
+        Self::CREDIT_LIMIT,
+        Self::NEVER_SUSPEND_UNTIL,
+        Self::CONTACT,
+        Self::REASON,
+    ];
+
+    const fn new(name: &'static str, label: &'static str, input: Input) -> Self {
+        Self { name, label, input }
     }
 
-    fn label(&self) -> Option<&'static str> {
-        LABELS.iter().find(|(name, _)| *name == self.name).map(|(_, label)| *label)
-    }
-
-    fn shown(&self) -> Markup {
+    fn shown(&self, value: &str) -> Markup {
+        let is_required = matches!(self.input, Input::Required);
         html! {
             label {
-                (self.label().unwrap_or(self.name)) " "
-                @if self.name == "mode" {
-                    select name=(self.name) {
-                        @for mode in PolicyMode::ALL.map(PolicyMode::as_str) { option selected[mode == self.value] { (mode) } }
-                    }
+                (self.label) " "
+                @if let Input::OneOf(words) = self.input {
+                    select name=(self.name) { @for word in words() { option selected[word == value] { (word) } } }
                 } @else {
-                    input name=(self.name) value=(self.value) required[!self.is_optional] maxlength=(MAX_REASON) autocomplete="off";
+                    input name=(self.name) value=(value) required[is_required] maxlength=(MAX_REASON) autocomplete="off";
                 }
             }
         }
     }
+}
+
+fn modes() -> Vec<&'static str> {
+    PolicyMode::ALL.map(PolicyMode::as_str).to_vec()
 }
 
 /// The form, closed until the person opens it.
@@ -116,8 +131,8 @@ pub(super) fn form(visit: &Visit, form: &Form<'_>) -> Markup {
                 p.hint { (form.hint) }
                 input type="hidden" name="request" value=(Uuid::now_v7());
                 @for (name, value) in form.hidden { input type="hidden" name=(name) value=(value); }
-                @for field in form.visible { (field.shown()) }
-                (Field::new("reason").shown())
+                @for (field, value) in form.visible { (field.shown(value)) }
+                (Field::REASON.shown(""))
                 button { (form.label) }
             }
         }
@@ -185,21 +200,16 @@ impl Fields {
 
     /// The form again, filled, with what is wrong with it.
     pub(super) fn again(&self, visit: &Visit, path: &str, message: &str) -> Markup {
-        let sent = |name| Field {
-            value: self.0.get(name).map_or("", String::as_str),
-            is_optional: name != "reason",
-            ..Field::new(name)
-        };
-        let is_shown = |name: &str| name == "reason" || self.0.contains_key(name);
-        let shown = LABELS.iter().map(|(name, _)| *name).filter(|name| is_shown(name)).map(sent);
-        let mut hidden: Vec<_> =
-            self.0.iter().filter(|(key, _)| sent(key.as_str()).label().is_none()).collect();
+        let is_shown = |field: &&Field| field.name == Field::REASON.name || self.0.contains_key(field.name);
+        let sent = |field: &Field| field.shown(self.0.get(field.name).map_or("", String::as_str));
+        let is_hidden = |(key, _): &(&String, &String)| Field::ALL.iter().all(|field| field.name != *key);
+        let mut hidden: Vec<_> = self.0.iter().filter(is_hidden).collect();
         hidden.sort_unstable();
         html! {
             p.notice.bad role="alert" { (layout::sentence(message)) }
             form.stacked method="post" action=(visit.link(path.trim_start_matches('/'))) {
                 @for (name, value) in hidden { input type="hidden" name=(name) value=(value); }
-                @for field in shown { (field.shown()) }
+                @for field in Field::ALL.iter().filter(is_shown) { (sent(field)) }
                 button { "Send again" }
             }
         }
@@ -388,7 +398,7 @@ pub(super) async fn policy(visit: &Visit, fields: &Fields) -> Result<Done, Probl
     if edit.is_empty() {
         return Err(Problem::Invalid("the form has nothing to set".to_owned()));
     }
-    let organization = subjects::organization(visit.db(), visit.param("organization")).await?;
+    let organization = nearest::organization(visit, visit.param("organization")).await?;
     if let Some(done) = repeated(visit, fields).await? {
         return Ok(done);
     }

@@ -278,6 +278,9 @@ pub(super) fn problem(root: &str, problem: &Problem, last: Option<&Status>) -> M
     let content = html! {
         h1 { (title) }
         p.notice.bad role="alert" { (prose(&sentence(&problem.message()))) }
+        @if let Problem::NotFound { nearest: Some(path), .. } = problem {
+            p { a href=(format!("{root}{path}")) { "Open " (path) } }
+        }
         @if let Some(status) = last {
             h2 { "Last known status, of " (time(status.observed_at)) }
             (problems(status))
@@ -299,7 +302,8 @@ pub(super) fn problems(status: &Status) -> Markup {
 pub(super) fn sentence(message: &str) -> String {
     let mut chars = message.chars();
     let first = chars.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
-    format!("{first}{}.", chars.as_str())
+    let end = if message.ends_with('?') { "" } else { "." };
+    format!("{first}{}{end}", chars.as_str())
 }
 
 fn frame(root: &str, secure: bool, title: &str, bar: &Markup, content: &Markup) -> Markup {

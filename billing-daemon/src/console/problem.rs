@@ -17,8 +17,8 @@ pub(super) enum Problem {
     Forbidden(Right),
     /// No one may do this here.
     Refused(&'static str),
-    /// The subject of the page does not exist.
-    NotFound(String),
+    /// The subject of the page does not exist. `nearest` is the path of the page of a similar one.
+    NotFound { message: String, nearest: Option<String> },
     /// What the form shows has changed.
     Conflict(String),
     /// A field of the form is invalid.
@@ -33,7 +33,7 @@ impl Problem {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) | Self::Refused(_) => StatusCode::FORBIDDEN,
-            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -44,13 +44,24 @@ impl Problem {
     pub(super) fn message(&self) -> String {
         match self {
             Self::BadRequest(message)
-            | Self::NotFound(message)
+            | Self::NotFound { message, .. }
             | Self::Conflict(message)
             | Self::Invalid(message) => message.clone(),
             Self::Unauthorized(message) | Self::Refused(message) => (*message).to_owned(),
             Self::Forbidden(right) => format!("you need the right `{right}`"),
             Self::Unavailable => "the database does not answer: see the log of the daemon".to_owned(),
         }
+    }
+
+    pub(super) fn not_found(message: impl Into<String>) -> Self {
+        Self::NotFound { message: message.into(), nearest: None }
+    }
+
+    /// No `subject` has this name. The name of a similar one is given with the path of its page.
+    pub(super) fn unknown(subject: &str, name: &str, nearest: Option<(&str, String)>) -> Self {
+        let hint = nearest.as_ref().map(|(similar, _)| format!(", did you mean `{similar}`?"));
+        let message = format!("there is no {subject} `{name}`{}", hint.unwrap_or_default());
+        Self::NotFound { message, nearest: nearest.map(|(_, path)| path) }
     }
 
     /// An error of the database during `doing`, a verb phrase.
@@ -63,7 +74,7 @@ impl Problem {
 impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
         if matches!(failure.exit, Exit::Usage | Exit::Negative) {
-            return Self::NotFound(failure.message);
+            return Self::not_found(failure.message);
         }
         tracing::warn!("HTTP request failed: {}", failure.message);
         Self::Unavailable

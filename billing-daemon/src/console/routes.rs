@@ -66,7 +66,7 @@ pub(super) static PAGES: [PageRoute; 17] = [
         "/schedule",
         Some("/schedule"),
         Right::View,
-        &["cron", "zone", "from", "job"],
+        &["text", "zone", "from", "job"],
         page::schedule::read
     ),
     page!(

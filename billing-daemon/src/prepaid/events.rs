@@ -16,6 +16,8 @@ pub(crate) struct DeliveryView {
     #[serde(rename = "type")]
     pub(crate) kind: String,
     pub(crate) organization: Option<String>,
+    /// The number of the order that the event gives.
+    pub(crate) order: Option<i64>,
     pub(crate) at: DateTime<Utc>,
     pub(crate) endpoint: Option<String>,
     pub(crate) status: Option<String>,
@@ -43,6 +45,8 @@ pub(crate) struct DeliveryFilter<'a> {
     pub(crate) event: &'a str,
     pub(crate) status: &'a str,
     pub(crate) organization: &'a str,
+    /// Only events that order something.
+    pub(crate) only_orders: bool,
     /// The event and the endpoint of the last delivery before.
     pub(crate) after: Option<(Uuid, &'a str)>,
     pub(crate) limit: u32,
@@ -54,10 +58,11 @@ pub(crate) async fn read_deliveries(
     filter: DeliveryFilter<'_>,
 ) -> Result<Vec<DeliveryView>, DbErr> {
     let uuid = if db.get_database_backend() == DbBackend::Sqlite { "" } else { "::uuid" };
-    let DeliveryFilter { event, status, organization, after, limit } = filter;
+    let DeliveryFilter { event, status, organization, only_orders, after, limit } = filter;
     let (last, endpoint) = after.unwrap_or((Uuid::max(), ""));
     let mut values: Vec<Value> = vec![i64::from(limit).into(), last.to_string().into(), endpoint.into()];
-    let mut conditions = String::new();
+    let mut conditions =
+        if only_orders { "e.order_number IS NOT NULL AND ".to_owned() } else { String::new() };
     // The columns are compared as they are, so that their indexes find the rows.
     let filters =
         [("e.id", uuid, event), ("d.status", "", status), ("e.organization_id", uuid, organization)];
@@ -66,8 +71,8 @@ pub(crate) async fn read_deliveries(
         conditions.extend([format!("{column} = ${}{cast} AND ", values.len())]);
     }
     let sql = format!(
-        "SELECT CAST(e.id AS text) AS event, e.type, CAST(e.organization_id AS text) AS organization, {at} AS at, e.body, d.endpoint,
-                d.status, d.attempts, {next_at} AS next_at, d.last_code, d.last_error, {sent_at} AS sent_at
+        "SELECT CAST(e.id AS text) AS event, e.type, CAST(e.organization_id AS text) AS organization, e.order_number, {at} AS at, e.body,
+                d.endpoint, d.status, d.attempts, {next_at} AS next_at, d.last_code, d.last_error, {sent_at} AS sent_at
            FROM billing_events e LEFT JOIN billing_deliveries d ON d.event_id = e.id
           WHERE {conditions} e.id <= $2{uuid} AND (e.id < $2{uuid} OR coalesce(d.endpoint, '') > $3)
           ORDER BY e.id DESC, d.endpoint LIMIT $1",
@@ -85,6 +90,7 @@ fn view(row: &QueryResult) -> Result<DeliveryView, DbErr> {
         event: row.try_get("", "event")?,
         kind: columns::lossy(row, "type"),
         organization: row.try_get("", "organization")?,
+        order: row.try_get("", "order_number")?,
         at: time(row.try_get("", "at")?),
         endpoint: row.try_get("", "endpoint")?,
         attempts: row.try_get("", "attempts")?,

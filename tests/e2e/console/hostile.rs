@@ -110,7 +110,7 @@ const PAGES: [(&str, &[&str]); 21] = [
     ("charges/%00", &["at"]),
     ("billing", &[]),
     ("billing/dry-run", &[]),
-    ("schedule", &["cron", "zone", "from", "job"]),
+    ("schedule", &["text", "zone", "from", "job"]),
     ("events", &["status", "organization", "event", "endpoint"]),
     ("events/x", &[]),
     ("daemons", &[]),

@@ -1,5 +1,8 @@
 //! What a page costs the database and billing, and what is left of an action if the daemon or the server ends meanwhile.
 
+use std::time::Duration;
+
+use billing_store::{Database, Pool, begin_command, reading_within};
 use billing_test_support::{Db, Login, Panel, Postgres, eventually};
 use rustix::process::Signal;
 use sea_orm::ConnectionTrait as _;
@@ -50,6 +53,25 @@ async fn pages_read_in_read_only_transactions() {
     let logged = site.running.wait_for_line("HTTP request failed: cannot read the wallet").await;
     assert!(logged.contains("read-only transaction"), "{logged}");
     assert_eq!(fetch(&db, "SELECT count(*) FROM reads").await, "0");
+}
+
+/// SQLite has no read-only transactions: the connections of pages refuse to write.
+#[tokio::test]
+async fn page_connections_of_sqlite_refuse_writes() {
+    let db = Db::sqlite().await;
+    let database = Database::new(db.url.parse().expect("a URL"));
+    let write = "DELETE FROM scheduler_runs";
+    let pages = database.reading().connect(Pool::Pages).await.expect("it connects");
+    let refused = pages.execute_unprepared(write).await.expect_err("it only reads");
+    assert!(refused.to_string().contains("readonly database"), "{refused}");
+    let batch = reading_within(Duration::from_secs(2), begin_command(&pages)).await;
+    let refused = match batch {
+        Ok(txn) => txn.execute_unprepared(write).await.map(drop).expect_err("it only reads"),
+        Err(error) => error,
+    };
+    assert!(refused.to_string().contains("readonly database"), "{refused}");
+    let writing = database.connect(Pool::Single).await.expect("it connects");
+    writing.execute_unprepared(write).await.expect("another connection writes");
 }
 
 /// A page that waits for a lock is answered within the limit of its statements, and billing does not wait for it.

@@ -200,7 +200,7 @@ impl Approvals {
                         path: "approvals/spike",
                         label: "Approve for 24 h",
                         hidden: &[("announced", &announced), ("currency", &currency)],
-                        visible: &[Field::new("amount")],
+                        visible: &[(Field::AMOUNT, "")],
                         hint: "Every run of the next 24 hours may charge this much per hour.",
                     }))
                 }

@@ -17,7 +17,7 @@ pub(in crate::console) struct EventPage {
 
 async fn deliveries(visit: &Visit, limit: u32) -> Result<Vec<DeliveryView>, Problem> {
     let id = visit.param("id");
-    let unknown = || Problem::NotFound(format!("there is no event `{id}`: it may be pruned"));
+    let unknown = || Problem::not_found(format!("there is no event `{id}`: it may be pruned"));
     let event = id.parse::<Uuid>().map_err(|_| unknown())?.to_string();
     let filter = DeliveryFilter { event: &event, limit, ..DeliveryFilter::default() };
     let read = read_deliveries(visit.db(), filter).await;

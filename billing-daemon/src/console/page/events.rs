@@ -3,10 +3,7 @@
 use uuid::Uuid;
 
 use super::prelude::*;
-use crate::{
-    prepaid::{DeliveryFilter, DeliveryView, read_deliveries},
-    subjects,
-};
+use crate::prepaid::{DeliveryFilter, DeliveryView, read_deliveries};
 
 /// How many deliveries are shown at once.
 const SHOWN: u32 = 50;
@@ -28,7 +25,7 @@ pub(in crate::console) struct Events {
 
 pub(in crate::console) async fn read(visit: &Visit) -> Result<Events, Problem> {
     let organization = match visit.query("organization") {
-        Some(name) => subjects::organization(visit.db(), name).await?,
+        Some(name) => nearest::organization(visit, name).await?,
         None => String::new(),
     };
     let status = visit.query("status").unwrap_or_default();

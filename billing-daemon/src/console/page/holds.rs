@@ -1,7 +1,5 @@
 //! Held instances with what resolves each, by reason.
 
-use uuid::Uuid;
-
 use super::prelude::*;
 use crate::{
     holds::{HeldInstance, page},
@@ -30,7 +28,10 @@ pub(in crate::console) async fn read(visit: &Visit) -> Result<Holds, Problem> {
     let reason = visit.query("reason").map(str::to_owned).or_else(first);
     let after = visit.parsed("after")?.unwrap_or_default();
     let mut held = Vec::new();
-    let organization = visit.parsed::<Uuid>("organization")?.map(|id| id.to_string());
+    let organization = match visit.query("organization") {
+        Some(name) => Some(nearest::organization(visit, name).await?),
+        None => None,
+    };
     if let Some(reason) = &reason {
         let read = page(visit.db(), reason, after, organization.as_deref(), SHOWN + 1).await;
         held = read.map_err(|error| Problem::database("read the holds", &error))?;

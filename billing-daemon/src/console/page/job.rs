@@ -8,7 +8,7 @@ use super::{
     timeline::{Timeline, read_newest_runs},
 };
 use crate::{
-    config::did_you_mean,
+    config::closest,
     status::{JobView, RunView},
 };
 
@@ -43,9 +43,8 @@ struct OpenRequest {
 pub(in crate::console) fn known(visit: &Visit) -> Result<&JobView, Problem> {
     let name = visit.param("name");
     visit.status.job(name).ok_or_else(|| {
-        let names = visit.status.jobs.iter().map(|job| &*job.job);
-        let hint = did_you_mean(name, names).map(|hint| format!(", {hint}")).unwrap_or_default();
-        Problem::NotFound(format!("there is no job `{name}`{hint}"))
+        let nearest = closest(name, visit.status.jobs.iter().map(|job| &*job.job));
+        Problem::unknown("job", name, nearest.map(|job| (job, format!("jobs/{job}"))))
     })
 }
 
@@ -161,7 +160,7 @@ fn actions(visit: &Visit, job: &JobView) -> Markup {
 }
 
 /// A table of runs.
-fn runs(visit: &Visit, runs: &[RunView]) -> Markup {
+pub(super) fn runs(visit: &Visit, runs: &[RunView]) -> Markup {
     let rows = runs.iter().map(|run| {
         [
             run_link(visit, run.id, run.scheduled_at),

@@ -32,6 +32,7 @@ mod prelude {
             Tone, badge, facts, grouped, keep, link, milliseconds, organization, prose, run_badge, run_link,
             since, table, text, time,
         },
+        nearest,
         problem::Problem,
         visit::{View, Visit, pairs, parse_time},
     };

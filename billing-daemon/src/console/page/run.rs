@@ -9,15 +9,19 @@ use billing_scheduler::{RunFilter, RunStatus};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
 
-use super::prelude::*;
+use super::{job::runs, prelude::*};
 use crate::{format::instant, status::RunView};
 
 /// How many batches are shown.
 const BATCHES: u64 = 50;
+/// How many runs of the same scheduled time are shown.
+const ATTEMPTS: u32 = 20;
 
 #[derive(Serialize)]
-pub(in crate::console) struct Run {
+pub(in crate::console) struct RunPage {
     run: RunView,
+    /// The other runs of the same scheduled time, the newest first.
+    attempts: Vec<RunView>,
     /// The first batches of a billing run.
     batches: Vec<Batch>,
 }
@@ -33,21 +37,41 @@ struct Batch {
     hours: i64,
 }
 
-pub(in crate::console) async fn read(visit: &Visit) -> Result<Run, Problem> {
+pub(in crate::console) async fn read(visit: &Visit) -> Result<RunPage, Problem> {
     let id = visit.param("id");
-    let unknown = || Problem::NotFound(format!("there is no run `{id}`: the history may be pruned"));
-    let id: Uuid = id.parse().map_err(|_| unknown())?;
-    let filter = RunFilter { id: Some(id), limit: 1, ..RunFilter::default() };
-    let mut run = visit.runs(&filter).await?.pop().ok_or_else(unknown)?;
+    let known = match id.parse() {
+        Ok(id) => visit.runs(&RunFilter { id: Some(id), limit: 1, ..RunFilter::default() }).await?.pop(),
+        Err(_) => None,
+    };
+    let Some(mut run) = known else { return Err(unknown(visit, id).await?) };
+    let same = RunFilter {
+        job: Some(run.job.clone()),
+        scheduled_at: Some(run.scheduled_at),
+        limit: ATTEMPTS,
+        ..RunFilter::default()
+    };
+    let mut attempts = visit.runs(&same).await?;
+    attempts.retain(|attempt| attempt.id != run.id);
     let mut batches = Vec::new();
     if run.job == BILLING_JOB {
         let panel = visit.console.reading.panel;
         let biller = Biller::new(visit.db().clone(), panel, BillingSettings::default());
-        let totals = biller.totals_of(id).await;
+        let totals = biller.totals_of(run.id).await;
         run.totals = Some(totals.map_err(|error| Problem::database("sum up the run", &error))?);
-        batches = read_batches(visit, id).await?;
+        batches = read_batches(visit, run.id).await?;
     }
-    Ok(Run { run, batches })
+    Ok(RunPage { run, attempts, batches })
+}
+
+/// No run has this id: leads to the one whose id begins like it, or else to the newest.
+async fn unknown(visit: &Visit, id: &str) -> Result<Problem, Problem> {
+    if let Some(similar) = nearest::similar_id(visit, "scheduler_runs", id).await? {
+        return Ok(Problem::unknown("run", id, Some((&similar, format!("runs/{similar}")))));
+    }
+    let newest = visit.runs(&RunFilter { limit: 1, ..RunFilter::default() }).await?.pop();
+    let hint = newest.as_ref().map(|run| format!(", the newest run is `{}`", run.id)).unwrap_or_default();
+    let message = format!("there is no run `{id}`: the history may be pruned{hint}");
+    Ok(Problem::NotFound { message, nearest: newest.map(|run| format!("runs/{}", run.id)) })
 }
 
 async fn read_batches(visit: &Visit, run: Uuid) -> Result<Vec<Batch>, Problem> {
@@ -67,7 +91,7 @@ async fn read_batches(visit: &Visit, run: Uuid) -> Result<Vec<Batch>, Problem> {
     visit.models("read the batches", query, batch).await
 }
 
-impl View for Run {
+impl View for RunPage {
     fn title(&self) -> String {
         format!("Run of {}", self.run.job)
     }
@@ -96,6 +120,9 @@ impl View for Run {
         if let Some(reason) = &run.reason {
             shown.push(("reason", text(reason)));
         }
+        if let Some(trace) = run.details.as_ref().and_then(|details| details["trace_id"].as_str()) {
+            shown.push(("trace", html! { code { (trace) } }));
+        }
         if let Some(error) = &run.error {
             shown.push(("error", html! { code { (error) } }));
         }
@@ -113,6 +140,7 @@ impl View for Run {
                 }
             }
             (facts(&shown))
+            @if !self.attempts.is_empty() { h2 { "Other runs of this scheduled time" } (runs(visit, &self.attempts)) }
             @if !self.batches.is_empty() { h2 { "Batches" } (self.batches()) }
             @if let Some(details) = &run.details {
                 details { summary { "Details as JSON" } pre { (format!("{details:#}")) } }
@@ -122,7 +150,7 @@ impl View for Run {
     }
 }
 
-impl Run {
+impl RunPage {
     fn batches(&self) -> Markup {
         let figure = |number: i64| text(grouped(number.unsigned_abs()));
         let rows = self.batches.iter().map(|batch| {

@@ -1,13 +1,14 @@
-//! What runs next, and what a cron expression would do: its next times, and how they differ from the schedule of a job. Nothing is saved:
+//! What runs next, and what another schedule would do: its next times, and how they differ from the schedule of a job. Nothing is saved:
 //! jobs.toml has the schedules.
 
-use std::collections::BTreeSet;
-
-use billing_scheduler::{Schedule, ScheduleError};
-use jiff::{Timestamp, tz::TimeZone};
+use billing_scheduler::ScheduleError;
+use jiff::tz::TimeZone;
 
 use super::prelude::*;
-use crate::status::JobState;
+use crate::{
+    console::preview::{Change, Comparison, clock_change, in_words, local, parse, times},
+    status::JobState,
+};
 
 /// How many times of each job are listed.
 const OF_JOB: usize = 5;
@@ -19,7 +20,7 @@ pub(in crate::console) struct SchedulePage {
     /// The next scheduled times of the jobs, the first ones of each.
     upcoming: Vec<Upcoming>,
     preview: Option<Preview>,
-    /// Why the expression is invalid.
+    /// Why the typed schedule is invalid.
     problem: Option<String>,
 }
 
@@ -31,13 +32,15 @@ struct Upcoming {
     paused: bool,
 }
 
-/// What a cron expression would do.
+/// What the typed schedule would do.
 #[derive(Serialize)]
 struct Preview {
     words: String,
     zone: String,
+    /// The schedule in force in words, if a job is compared.
+    in_force: Option<String>,
     times: Vec<PreviewTime>,
-    /// The times of the job's schedule that the expression does not have.
+    /// The times of the schedule in force that have no counterpart, the first 50 of them.
     lost: Vec<DateTime<Utc>>,
 }
 
@@ -48,23 +51,10 @@ struct PreviewTime {
     local: String,
     /// What a change of the clock does here.
     clock: Option<&'static str>,
-    /// Whether the job's schedule does not have it.
+    /// Whether the schedule in force neither has it nor has one that it replaces.
     added: bool,
-}
-
-fn times(
-    schedule: &Schedule,
-    after: DateTime<Utc>,
-    count: usize,
-) -> Result<Vec<DateTime<Utc>>, ScheduleError> {
-    let mut times = Vec::new();
-    let mut last = after;
-    while times.len() < count {
-        let Some(next) = schedule.next_after(last)? else { break };
-        times.push(next);
-        last = next;
-    }
-    Ok(times)
+    /// The time of the schedule in force that it replaces.
+    moved_from: Option<DateTime<Utc>>,
 }
 
 pub(in crate::console) async fn read(visit: &Visit) -> Result<SchedulePage, Problem> {
@@ -80,7 +70,7 @@ pub(in crate::console) async fn read(visit: &Visit) -> Result<SchedulePage, Prob
     }
     upcoming.sort_by(|one, other| (one.scheduled_at, &one.job).cmp(&(other.scheduled_at, &other.job)));
     upcoming.truncate(SHOWN);
-    let preview = visit.query("cron").map(|cron| preview(visit, cron));
+    let preview = visit.query("text").map(|text| preview(visit, text));
     let (preview, problem) = match preview.transpose() {
         Ok(preview) => (preview, None),
         Err(Problem::Invalid(problem)) => (None, Some(problem)),
@@ -89,71 +79,46 @@ pub(in crate::console) async fn read(visit: &Visit) -> Result<SchedulePage, Prob
     Ok(SchedulePage { upcoming, preview, problem })
 }
 
-fn preview(visit: &Visit, cron: &str) -> Result<Preview, Problem> {
-    let invalid = |error: ScheduleError| {
-        Problem::Invalid(match error {
-            ScheduleError::Cron(error) => format!("{error}, {}", error.help),
-            error => error.to_string(),
-        })
-    };
-    let zone = visit.query("zone").unwrap_or("UTC");
-    let schedule = Schedule::cron(cron, zone).map_err(invalid)?;
-    let from = visit.query("from").map_or(Some(visit.status.observed_at), parse_time);
+fn preview(visit: &Visit, text: &str) -> Result<Preview, Problem> {
+    let now = visit.status.observed_at;
+    let (schedule, zone) =
+        parse(text, visit.query("zone").unwrap_or("UTC"), now).map_err(Problem::Invalid)?;
+    let from = visit.query("from").map_or(Some(now), parse_time);
     let no_time = || Problem::Invalid("the start is not a time such as 2026-11-22T15:00:00Z".to_owned());
     let from = from.ok_or_else(no_time)?;
-    let found = times(&schedule, from, SHOWN).map_err(invalid)?;
     let expected = visit.console.shared.expected();
-    let in_force = match visit.query("job") {
-        Some(name) => {
-            let spec = expected.jobs.iter().find(|spec| spec.name == name);
-            Some(
-                &spec
-                    .ok_or_else(|| Problem::Invalid(format!("jobs.toml has no enabled job `{name}`")))?
-                    .schedule,
-            )
+    let unknown = |name| Problem::Invalid(format!("jobs.toml has no enabled job `{name}`"));
+    let in_force = visit.query("job").map(|name| {
+        let spec = expected.jobs.iter().find(|spec| spec.name == name);
+        spec.map(|spec| &spec.schedule).ok_or_else(|| unknown(name))
+    });
+    let in_force = in_force.transpose()?;
+    let comparison = in_force.map(|in_force| Comparison { in_force, new: &schedule, from });
+    let tz = TimeZone::get(&zone).unwrap_or(TimeZone::UTC);
+    let compare = || -> Result<_, ScheduleError> {
+        let found = times(&schedule, from, SHOWN)?;
+        let (mut shown, mut lost) = (Vec::new(), Vec::new());
+        if let Some(comparison) = &comparison {
+            // Without an end, an end of the new schedule would hide what is lost after it.
+            let until = found.last().filter(|_| found.len() == SHOWN).copied();
+            lost = comparison.lost(until.unwrap_or(DateTime::<Utc>::MAX_UTC))?;
+            lost.truncate(SHOWN);
         }
-        None => None,
+        for at in found {
+            let change = comparison.as_ref().map_or(Ok(Change::Kept), |comparison| comparison.of(at))?;
+            shown.push(PreviewTime {
+                scheduled_at: at,
+                local: local(&tz, at),
+                clock: clock_change(&tz, at),
+                added: change == Change::Added,
+                moved_from: if let Change::Moved(before) = change { Some(before) } else { None },
+            });
+        }
+        Ok((shown, lost))
     };
-    // Compared up to the last time of the expression.
-    let (mut kept, until) = (BTreeSet::new(), found.last().copied().unwrap_or(from));
-    if let Some(schedule) = in_force {
-        kept.extend(times(schedule, from, 10 * SHOWN).map_err(invalid)?);
-        kept.retain(|at| *at <= until);
-    }
-    let tz = TimeZone::get(zone).unwrap_or(TimeZone::UTC);
-    let all: BTreeSet<_> = found.iter().copied().collect();
-    let time = |at: DateTime<Utc>| PreviewTime {
-        scheduled_at: at,
-        local: local(&tz, at),
-        clock: clock_change(&tz, at),
-        added: in_force.is_some() && !kept.contains(&at),
-    };
-    Ok(Preview {
-        words: schedule.words(),
-        zone: zone.to_owned(),
-        lost: kept.difference(&all).copied().take(SHOWN).collect(),
-        times: found.into_iter().map(time).collect(),
-    })
-}
-
-fn timestamp(at: DateTime<Utc>) -> Timestamp {
-    Timestamp::from_second(at.timestamp()).unwrap_or_default()
-}
-
-fn local(zone: &TimeZone, at: DateTime<Utc>) -> String {
-    timestamp(at).to_zoned(zone.clone()).strftime("%a %Y-%m-%d %H:%M:%S %:z").to_string()
-}
-
-/// What a change of the clock means for the local time of `at`.
-fn clock_change(zone: &TimeZone, at: DateTime<Utc>) -> Option<&'static str> {
-    let at = timestamp(at);
-    let offset = zone.to_offset(at);
-    let before = zone.preceding(at + jiff::SignedDuration::from_secs(1)).next();
-    if before.is_some_and(|change| change.timestamp() == at) {
-        return Some("the first instant after the clock is changed");
-    }
-    let is_repeated = zone.to_ambiguous_timestamp(offset.to_datetime(at)).is_ambiguous();
-    is_repeated.then_some("a local time that occurs twice")
+    let (times, lost) = compare().map_err(|error| Problem::Invalid(in_words(error)))?;
+    let in_force = in_force.map(billing_scheduler::Schedule::words);
+    Ok(Preview { words: schedule.words(), zone, in_force, times, lost })
 }
 
 impl View for SchedulePage {
@@ -174,10 +139,10 @@ impl View for SchedulePage {
         html! {
             h2 { "What runs next" }
             (table(["scheduled", "job", "schedule", "state"], rows, "No job is configured."))
-            h2 { "Try an expression" }
+            h2 { "Try a schedule" }
             p.hint { "Nothing is saved. To change a schedule, edit jobs.toml; the daemon reads it again." }
             form.filter method="get" action=(visit.link("schedule")) {
-                label { "Cron expression " input name="cron" value=(query("cron")) placeholder="30 2 * * *" required; }
+                label { "Schedule " input name="text" value=(query("text")) placeholder="30 2 * * *" required; }
                 label { "Time zone " input name="zone" value=(query("zone")) placeholder="Europe/Berlin"; }
                 label { "Start (UTC) " input name="from" value=(query("from")) placeholder="2026-11-22T15:00:00Z"; }
                 label {
@@ -188,6 +153,10 @@ impl View for SchedulePage {
                     }
                 }
                 button { "Show the next times" }
+            }
+            p.hint {
+                "A cron text, " code { "every 1h, 5m after" } ", " code { "daily at 02:30, 14:00" } ", " code { "at 2026-12-01T00:00:00Z" }
+                ", or a value of jobs.toml such as " code { "{ every = \"1h\" }" } "."
             }
             @if let Some(problem) = &self.problem { p.notice.bad role="alert" { (problem) } }
             @if let Some(preview) = &self.preview { (preview.shown()) }
@@ -202,11 +171,24 @@ impl Preview {
                 time(next.scheduled_at),
                 text(&next.local),
                 next.clock.map_or_else(|| text(""), |change| badge(Tone::Warning, change)),
-                if next.added { badge(Tone::Busy, "added") } else { text("") },
+                match next.moved_from {
+                    Some(before) => html! { (badge(Tone::Warning, "moved")) " from " (time(before)) },
+                    None if next.added => badge(Tone::Busy, "added"),
+                    None => text(""),
+                },
             ]
         });
+        let mut shown = vec![("in words", text(&self.words)), ("time zone", text(&self.zone))];
+        if let Some(in_force) = &self.in_force {
+            let count = |is: fn(&PreviewTime) -> bool| self.times.iter().filter(|next| is(next)).count();
+            let lost = if self.lost.len() < SHOWN { "" } else { " or more" };
+            shown.push(("in force", text(in_force)));
+            shown.push(("added", text(count(|next| next.added).to_string())));
+            shown.push(("moved", text(count(|next| next.moved_from.is_some()).to_string())));
+            shown.push(("lost", text(format!("{}{lost}", self.lost.len()))));
+        }
         html! {
-            (facts(&[("in words", text(&self.words)), ("time zone", text(&self.zone)), ("lost times", text(self.lost.len().to_string()))]))
+            (facts(&shown))
             @if !self.lost.is_empty() {
                 p { "Of the schedule in force these times would be lost:" }
                 ul.times { @for at in &self.lost { li { (time(*at)) } } }

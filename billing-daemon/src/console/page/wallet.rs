@@ -1,30 +1,48 @@
-//! One organization: what its wallet covers, what the prepaid policy has decided, what applies to it alone, and what spends the money.
+//! One organization: what its wallet covers, what the prepaid policy has decided and ordered, what applies to it alone, and what spends
+//! the money.
 
-use billing_entities::Instant;
+use billing_entities::{Id, Instant, billing_standings};
 use billing_jobs::{
     money::Rate,
     prepaid::{Level, Prepaid},
 };
 use billing_store::columns;
 use chrono::SecondsFormat;
-use sea_orm::{DbBackend, DbErr, QueryResult};
+use sea_orm::{DbBackend, DbErr, EntityTrait as _, QueryResult};
+use uuid::Uuid;
 
-use super::{prelude::*, wallets::state_badge};
+use super::{events::delivery_badge, prelude::*, wallets::state_badge};
 use crate::{
+    charges::{RecentCharge, recent},
     format::instant,
-    prepaid::{Policy, StandingView, level_in_words, read_policy},
-    subjects,
+    prepaid::{
+        DeliveryFilter, DeliveryView, Policy, StandingView, level_in_words, read_deliveries, read_policy,
+    },
 };
 
 /// How many instances are shown, the most expensive ones.
 const INSTANCES: u32 = 50;
+/// How many deliveries of orders are shown, the newest ones.
+const ORDERS: u32 = 10;
 
 #[derive(Serialize)]
 pub(in crate::console) struct Wallet {
     #[serde(flatten)]
     standing: StandingView,
+    /// The newest order that every needed endpoint has acknowledged.
+    acknowledged: Option<Acknowledged>,
+    /// The newest orders, each with the endpoints that receive it.
+    orders: Vec<DeliveryView>,
     policy: Policy,
+    /// The newest charges of the present instances.
+    charges: Vec<RecentCharge>,
     instances: Vec<Spender>,
+}
+
+#[derive(Serialize)]
+struct Acknowledged {
+    order: i64,
+    at: DateTime<Utc>,
 }
 
 /// An instance with its price.
@@ -41,19 +59,33 @@ struct Spender {
 
 pub(in crate::console) async fn read(visit: &Visit) -> Result<Wallet, Problem> {
     let name = visit.param("organization");
-    let id = subjects::organization(visit.db(), name).await?;
+    let id = nearest::organization(visit, name).await?;
     let expected = visit.console.shared.expected();
     let interval = expected.billing_interval.unwrap_or(crate::config::DEFAULT_BILLING_INTERVAL);
     let prepaid = Prepaid::new(visit.db().clone(), visit.console.reading.panel, &expected.prepaid, interval);
     let failed = |error: DbErr| Problem::database("read the wallet", &error);
     let found = prepaid.organization(&id).await.map_err(failed)?;
-    let found = found.ok_or_else(|| Problem::NotFound(format!("organization `{name}` was deleted")))?;
+    let found = found.ok_or_else(|| Problem::not_found(format!("organization `{name}` was deleted")))?;
     let policy = read_policy(visit.db(), &id).await.map_err(failed)?;
+    let orders =
+        DeliveryFilter { organization: &id, only_orders: true, limit: ORDERS, ..DeliveryFilter::default() };
     Ok(Wallet {
         standing: StandingView::of(&prepaid, &found),
+        acknowledged: acknowledged(visit, &id).await?,
+        orders: read_deliveries(visit.db(), orders).await.map_err(failed)?,
         policy,
+        charges: recent(visit.db(), &id).await.map_err(failed)?,
         instances: spenders(visit, &id).await?,
     })
+}
+
+async fn acknowledged(visit: &Visit, organization: &str) -> Result<Option<Acknowledged>, Problem> {
+    let Ok(id) = organization.parse::<Uuid>() else { return Ok(None) };
+    let standing = |row: billing_standings::Model| {
+        row.acked_order.zip(row.acked_at).map(|(order, Instant(at))| Acknowledged { order, at })
+    };
+    let query = billing_standings::Entity::find_by_id(Id(id));
+    Ok(visit.models("read the standing", query, standing).await?.pop().flatten())
 }
 
 async fn spenders(visit: &Visit, organization: &str) -> Result<Vec<Spender>, Problem> {
@@ -111,10 +143,14 @@ impl View for Wallet {
             }
             h2 { "Notices of this episode" }
             (table(["notice", "at", "outcome"], notices, "No notice."))
+            h2 { "Orders" }
+            (self.orders(visit))
             h2 { "What applies to this organization alone" }
             (self.policy(visit))
             h2 { "Instances by price" }
             (table(["instance", "status", "#per hour", "charged through"], instances, "No instance."))
+            h2 { "Last charges" }
+            (self.charges(visit))
             p {
                 (link(visit, format!("holds?organization={}", wallet.organization), "Holds")) " · "
                 (link(visit, format!("events?organization={}", wallet.organization), "Events"))
@@ -138,6 +174,45 @@ impl Wallet {
             ("owed", amount(&wallet.owed)),
             ("credit limit", amount(&wallet.credit_limit)),
         ])
+    }
+
+    fn orders(&self, visit: &Visit) -> Markup {
+        let rows = self.orders.iter().map(|one| {
+            [
+                link(visit, format!("events/{}", one.event), one.order.unwrap_or_default()),
+                text(&one.kind),
+                time(one.at),
+                text(one.endpoint.as_deref().unwrap_or_default()),
+                delivery_badge(one),
+                one.sent_at.map_or_else(|| text("not yet"), time),
+                text(one.answer()),
+            ]
+        });
+        let headings = ["#order", "~type", "at", "endpoint", "status", "acknowledged", "last answer"];
+        html! {
+            @if let Some(Acknowledged { order, at }) = &self.acknowledged {
+                p { "Order " (order) " is acknowledged by every needed endpoint since " (time(*at)) "." }
+            }
+            (table(headings, rows, "No order."))
+            @if !self.orders.is_empty() {
+                p.hint { "An order is for every instance of the organization, and an endpoint acknowledges it as a whole." }
+            }
+        }
+    }
+
+    fn charges(&self, visit: &Visit) -> Markup {
+        let rows = self.charges.iter().map(|charge| {
+            let at = charge.period_start;
+            let start = at.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+            let page = format!("charges/{}?{}", charge.instance, pairs(&[("at", &start)]));
+            [
+                link(visit, page, time(at)),
+                text(&charge.label),
+                text(charge.hours.to_string()),
+                text(format!("{} {}", charge.amount, charge.currency)),
+            ]
+        });
+        table(["from", "instance", "#hours", "#amount"], rows, "No charge of the last day.")
     }
 
     /// The policy, and the form that changes it; without the login that may write it, the command.
@@ -171,10 +246,10 @@ impl Wallet {
                         label: "Set the policy",
                         hidden: &[("changed_at", &shown)],
                         visible: &[
-                            Field { value: &policy.mode, ..Field::new("mode") },
-                            Field { value: &policy.credit_limit, ..Field::new("credit_limit") },
-                            Field { value: &until, is_optional: true, ..Field::new("never_suspend_until") },
-                            Field { value: contact, is_optional: true, ..Field::new("contact") },
+                            (Field::MODE, &policy.mode),
+                            (Field::CREDIT_LIMIT, &policy.credit_limit),
+                            (Field::NEVER_SUSPEND_UNTIL, &until),
+                            (Field::CONTACT, contact),
                         ],
                         hint: "postpaid: neither notified nor suspended; exempt: notified and never suspended. \
                                The next check of the policy follows it.",

@@ -9,7 +9,7 @@ use billing_store::columns;
 use sea_orm::{DbBackend, DbErr, QueryResult, Value};
 
 use super::prelude::*;
-use crate::{prepaid::level_in_words, subjects};
+use crate::prepaid::level_in_words;
 
 /// The hours that a listed wallet does not cover, unless the query has another number.
 const BELOW: i64 = 72;
@@ -49,7 +49,7 @@ struct WatchedWallet {
 pub(in crate::console) async fn read(visit: &Visit) -> Result<WalletsPage, Problem> {
     let below = visit.parsed("below")?.unwrap_or(BELOW);
     let found = match visit.query("find") {
-        Some(name) => Some(subjects::organization(visit.db(), name).await?),
+        Some(name) => Some(nearest::organization(visit, name).await?),
         None => None,
     };
     let (runway, after) =

@@ -238,7 +238,7 @@ pub(super) async fn run(args: &BenchConsoleArgs) -> Value {
         ("timeline", vec!["jobs/billing/timeline?runs=500".to_owned()]),
         ("run", runs.iter().map(|id| format!("runs/{id}")).collect()),
         ("billing", vec!["billing".to_owned()]),
-        ("schedule", vec!["schedule".to_owned(), "schedule?cron=30+2+*+*+*".to_owned()]),
+        ("schedule", vec!["schedule".to_owned(), "schedule?text=30+2+*+*+*".to_owned()]),
         ("approvals", vec!["approvals".to_owned()]),
         ("holds", vec!["holds".to_owned(), "holds?reason=catch_up_limit&after=1000".to_owned()]),
         ("wallets", vec!["wallets".to_owned(), "wallets?below=24".to_owned()]),
