@@ -86,9 +86,9 @@ impl fmt::Display for Ratio {
     }
 }
 
-/// Measures both programs with the same arguments and prints a line for each metric.
-pub async fn compare(this: PathBuf, other: PathBuf, arguments: &[String]) -> ExitCode {
-    let (mut this, mut other) = (Worker::start(this, arguments).await, Worker::start(other, arguments).await);
+/// Measures both programs, each with its arguments, and prints a line for each metric.
+pub async fn compare(this: (PathBuf, &[String]), other: (PathBuf, &[String])) -> ExitCode {
+    let (mut this, mut other) = (Worker::start(this.0, this.1).await, Worker::start(other.0, other.1).await);
     let mut pairs: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
     for round in 1..=LOOKS[LOOKS.len() - 1] {
         // Each is first in every second round, so that a drift of the host favours neither.

@@ -52,6 +52,8 @@ pub struct Options {
     pub connections: Option<u32>,
     /// How many instances a transaction bills; it adapts if none is given.
     pub batch: Option<u32>,
+    /// Lines for the configuration of the PostgreSQL server.
+    pub settings: Vec<String>,
     /// How many rounds are measured after the warm-up.
     pub rounds: u32,
     /// How many instances of a round are billed the original's way.
@@ -70,6 +72,7 @@ impl Options {
             hours: 1,
             connections: None,
             batch: None,
+            settings: Vec::new(),
             rounds,
             sample: 0,
             program,

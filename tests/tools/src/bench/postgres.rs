@@ -64,7 +64,9 @@ impl PostgresEngine {
     }
 
     async fn with_others(options: &Options, instances: u32) -> Self {
-        let server = Postgres::durable(&SETTINGS).await;
+        let added = options.settings.iter().map(String::as_str);
+        let settings: Vec<&str> = SETTINGS.into_iter().chain(added).collect();
+        let server = Postgres::durable(&settings).await;
         let mut ours = Place::seeded(server, options.instances).await;
         ours.make_history(options.history).await;
         let floor = Place::seeded(server, instances).await;

@@ -37,6 +37,9 @@ pub(super) struct BenchBillingArgs {
     /// Instances per transaction; by default the daemon adapts it
     #[arg(long, value_name = "N")]
     batch: Option<u32>,
+    /// Setting of the PostgreSQL server, for example wal_compression=lz4; in a comparison only this build's server has it
+    #[arg(long = "setting", value_name = "NAME=VALUE", value_parser = setting)]
+    settings: Vec<String>,
     /// Number of measured rounds after the warm-up
     #[arg(long, value_name = "R", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -74,6 +77,10 @@ pub(super) fn run(args: BenchBillingArgs, runtime: &Runtime) -> ExitCode {
         pure::decide(iterations);
         return ExitCode::SUCCESS;
     }
+    if args.database == Some(Engine::Sqlite) && !args.settings.is_empty() {
+        eprintln!("error: --setting needs --database postgres");
+        return ExitCode::from(64);
+    }
     let options = Options {
         engine: args.database.unwrap_or(Engine::Sqlite),
         instances: args.instances,
@@ -81,6 +88,7 @@ pub(super) fn run(args: BenchBillingArgs, runtime: &Runtime) -> ExitCode {
         hours: args.hours,
         connections: args.connections,
         batch: args.batch,
+        settings: args.settings,
         rounds: args.rounds,
         sample: args.sample,
         program: this_program(),
@@ -91,12 +99,9 @@ pub(super) fn run(args: BenchBillingArgs, runtime: &Runtime) -> ExitCode {
     }
     if let Some(other) = args.compare {
         // A worker gets the same arguments, without the program to compare with.
-        let mut arguments: Vec<String> = env::args().skip(1).collect();
-        if let Some(at) = arguments.iter().position(|argument| argument == "--compare") {
-            arguments.drain(at..at + 2);
-        }
-        arguments.retain(|argument| !argument.starts_with("--compare="));
-        return runtime.block_on(compare(options.program, other, &arguments));
+        let of_this = without("--compare", env::args().skip(1));
+        let of_other = without("--setting", of_this.clone());
+        return runtime.block_on(compare((options.program, &of_this), (other, &of_other)));
     }
     let report = runtime.block_on(bench::run(&options));
     if args.json {
@@ -105,4 +110,25 @@ pub(super) fn run(args: BenchBillingArgs, runtime: &Runtime) -> ExitCode {
         println!("{report}");
     }
     ExitCode::SUCCESS
+}
+
+/// A line of a server's configuration.
+fn setting(text: &str) -> Result<String, String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Ok(format!("{name} = '{value}'"))
+}
+
+/// The arguments without each occurrence of an option and its value.
+fn without(option: &str, arguments: impl IntoIterator<Item = String>) -> Vec<String> {
+    let joined = format!("{option}=");
+    let mut arguments = arguments.into_iter();
+    let mut kept = Vec::new();
+    while let Some(argument) = arguments.next() {
+        if argument == option {
+            arguments.next();
+        } else if !argument.starts_with(&joined) {
+            kept.push(argument);
+        }
+    }
+    kept
 }
