@@ -146,14 +146,18 @@ impl fmt::Display for StopReason {
 #[derive(Clone, Debug)]
 pub struct StopHandle {
     reason: watch::Sender<Option<StopReason>>,
-    lease_until_ms: Arc<AtomicU64>,
+    /// Until when the run may trust its lease, by [`Clock::monotonic`], or [`STOPPED`]: a run that is not stopped reads nothing else.
+    runs_until_ms: Arc<AtomicU64>,
 }
+
+/// Before every time.
+const STOPPED: u64 = 0;
 
 impl StopHandle {
     /// Returns a handle without a stop request and without a deadline.
     #[must_use]
     pub fn new() -> Self {
-        Self { reason: watch::Sender::new(None), lease_until_ms: Arc::new(AtomicU64::new(u64::MAX)) }
+        Self { reason: watch::Sender::new(None), runs_until_ms: Arc::new(AtomicU64::new(u64::MAX)) }
     }
 
     /// Requests the run to stop. The first reason is kept.
@@ -162,6 +166,8 @@ impl StopHandle {
             let first = current.is_none();
             if first {
                 *current = Some(reason);
+                // Within the lock of the reason, so a reader that sees one of them sees the other.
+                self.runs_until_ms.store(STOPPED, Ordering::SeqCst);
             }
             first
         });
@@ -176,8 +182,9 @@ impl StopHandle {
 
     /// Requests the run to stop from `deadline` on, by [`Clock::monotonic`], because its lease may have expired.
     pub fn trust_lease_until(&self, deadline: Duration) {
-        let millis = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
-        self.lease_until_ms.store(millis, Ordering::SeqCst);
+        let millis = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX).max(STOPPED + 1);
+        let unless_stopped = |until| (until != STOPPED).then_some(millis);
+        let _ = self.runs_until_ms.fetch_update(Ordering::SeqCst, Ordering::SeqCst, unless_stopped);
     }
 }
 
@@ -340,11 +347,12 @@ impl JobContext {
     /// Returns why the run must stop, if it must.
     #[must_use]
     pub fn stop_requested(&self) -> Option<StopReason> {
+        let now_ms = u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX);
+        if now_ms < self.stop.runs_until_ms.load(Ordering::SeqCst) {
+            return None;
+        }
         let requested = *self.stop.reason.borrow();
-        requested.or_else(|| {
-            let now_ms = u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX);
-            (now_ms >= self.stop.lease_until_ms.load(Ordering::SeqCst)).then_some(StopReason::LeaseLost)
-        })
+        Some(requested.unwrap_or(StopReason::LeaseLost))
     }
 
     /// Returns when the run must stop, with the reason.
@@ -355,7 +363,7 @@ impl JobContext {
                 return reason;
             }
             // A renewal may move the deadline while this waits.
-            let deadline = Duration::from_millis(self.stop.lease_until_ms.load(Ordering::SeqCst));
+            let deadline = Duration::from_millis(self.stop.runs_until_ms.load(Ordering::SeqCst));
             let left = deadline.saturating_sub(self.clock.monotonic());
             tokio::select! {
                 biased;

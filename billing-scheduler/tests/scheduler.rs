@@ -342,6 +342,10 @@ async fn holder_stops_before_lease_ends() {
     assert_eq!(ctx.stop_requested(), None);
     clock.advance(Duration::from_millis(1));
     assert_eq!(ctx.stop_requested(), Some(StopReason::LeaseLost));
+
+    ctx.stop_handle().stop(StopReason::Drain);
+    ctx.stop_handle().trust_lease_until(Duration::from_mins(1));
+    assert_eq!(ctx.stop_requested(), Some(StopReason::Drain), "a renewed lease ends no stop");
 }
 
 #[tokio::test]
