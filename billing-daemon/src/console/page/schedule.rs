@@ -158,7 +158,7 @@ impl View for SchedulePage {
                 "A cron text, " code { "every 1h, 5m after" } ", " code { "daily at 02:30, 14:00" } ", " code { "at 2026-12-01T00:00:00Z" }
                 ", or a value of jobs.toml such as " code { "{ every = \"1h\" }" } "."
             }
-            @if let Some(problem) = &self.problem { p.notice.bad role="alert" { (problem) } }
+            @if let Some(problem) = &self.problem { p.notice.bad role="alert" { (prose(problem)) } }
             @if let Some(preview) = &self.preview { (preview.shown()) }
         }
     }
@@ -172,7 +172,10 @@ impl Preview {
                 text(&next.local),
                 next.clock.map_or_else(|| text(""), |change| badge(Tone::Warning, change)),
                 match next.moved_from {
-                    Some(before) => html! { (badge(Tone::Warning, "moved")) " from " (time(before)) },
+                    // One element, which a card on a small screen keeps together.
+                    Some(before) => {
+                        html! { span { (badge(Tone::Warning, "moved")) " from " (time(before)) } }
+                    }
                     None if next.added => badge(Tone::Busy, "added"),
                     None => text(""),
                 },
