@@ -37,7 +37,7 @@ pub(super) struct BenchBillingArgs {
     /// Instances per transaction; by default the daemon adapts it
     #[arg(long, value_name = "N")]
     batch: Option<u32>,
-    /// Setting of the PostgreSQL server, for example wal_compression=lz4; in a comparison only this build's server has it
+    /// Setting of the PostgreSQL server, for example `wal_compression=lz4`; in a comparison only this build's server has it
     #[arg(long = "setting", value_name = "NAME=VALUE", value_parser = setting)]
     settings: Vec<String>,
     /// Number of measured rounds after the warm-up
