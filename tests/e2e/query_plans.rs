@@ -3,8 +3,8 @@
 use std::fs;
 
 use billing_jobs::audit::queries;
-use billing_test_support::{Db, Login, Panel, Postgres, eventually, skipped};
-use sea_orm::{ConnectionTrait as _, DbBackend, Statement};
+use billing_test_support::{Db, Login, Panel, Postgres, connect, eventually, skipped};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, Statement};
 use serde_json::Value;
 
 use crate::daemon::{daemon, fetch, job};
@@ -69,6 +69,8 @@ fn scan_for_each_row(node: &Value, in_subplan: bool) -> Option<String> {
 pub(crate) struct Observed {
     server: &'static Postgres,
     pub(crate) db: Db,
+    /// A connection that began before the plans are logged.
+    unobserved: DatabaseConnection,
 }
 
 impl Drop for Observed {
@@ -81,7 +83,8 @@ impl Observed {
     pub(crate) async fn start() -> Option<Self> {
         let server = Postgres::private().await;
         let db = Db::on_server(server, Panel::G3, Login::Owner).await;
-        let observed = Self { server, db };
+        let unobserved = connect(&db.url_for(Login::Admin)).await;
+        let observed = Self { server, db, unobserved };
         if observed.db.admin().execute_unprepared("LOAD 'auto_explain'").await.is_err() {
             skipped("the plans of PostgreSQL: its module auto_explain is not installed");
             return None;
@@ -95,7 +98,7 @@ impl Observed {
     /// Logs the plans of every session that begins from now on, which has little memory for what it joins.
     pub(crate) async fn observe(&self) {
         let name = fetch(&self.db, "SELECT current_database()").await;
-        for setting in [
+        let settings = [
             "session_preload_libraries = 'auto_explain'",
             "auto_explain.log_min_duration = 0",
             "auto_explain.log_format = 'json'",
@@ -103,18 +106,24 @@ impl Observed {
             "auto_explain.log_timing = off",
             "work_mem = '64kB'",
             "jit = off",
-        ] {
-            self.db.execute(&format!("ALTER DATABASE {name} SET {setting}")).await;
-        }
+        ];
+        // In one transaction: a session that begins meanwhile has all of them or none.
+        self.db
+            .execute(&settings.map(|setting| format!("ALTER DATABASE {name} SET {setting};")).concat())
+            .await;
     }
 
     /// The queries that were logged since the last call. A query is logged at its end, which its client does not wait for:
     /// first each session becomes idle.
     pub(crate) async fn executed(&self, seen: &mut usize) -> Vec<Executed> {
         const PLAN: &str = "  plan:\n";
-        const BUSY: &str = "SELECT count(*) FROM pg_stat_activity
+        const BUSY: &str = "SELECT 1 FROM pg_stat_activity
                              WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'";
-        eventually("each session is idle", async || (fetch(&self.db, BUSY).await == "0").then_some(())).await;
+        let is_idle = async || {
+            let busy = self.unobserved.query_one_raw(Statement::from_string(DbBackend::Postgres, BUSY)).await;
+            busy.expect("the server answers").is_none().then_some(())
+        };
+        eventually("each session is idle", is_idle).await;
         let log = fs::read(self.server.folder().join("log")).expect("the server writes a log");
         let log = String::from_utf8_lossy(&log[*seen..]);
         let (mut rest, mut executed) = (&*log, Vec::new());
