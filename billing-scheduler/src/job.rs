@@ -150,7 +150,7 @@ pub struct StopHandle {
     runs_until_ms: Arc<AtomicU64>,
 }
 
-/// Before every time.
+/// The deadline of a run that was requested to stop: it has always passed.
 const STOPPED: u64 = 0;
 
 impl StopHandle {

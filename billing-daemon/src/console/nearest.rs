@@ -64,7 +64,7 @@ pub(super) async fn similar_id(visit: &Visit, table: &str, text: &str) -> Result
     Ok(near.into_iter().filter(|id| common(id) >= MIN_DIGITS).max_by_key(common))
 }
 
-/// The digits of an id, up to what is none.
+/// Returns the leading hexadecimal digits of an id, in lower case and without dashes.
 fn digits(text: &str) -> String {
     let hex = text.chars().filter(|c| *c != '-').take_while(char::is_ascii_hexdigit).take(32);
     hex.map(|c| c.to_ascii_lowercase()).collect()
